@@ -1,0 +1,1 @@
+"""Command line, wiring and supervisor: the only place that knows everyone."""

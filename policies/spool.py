@@ -1,0 +1,113 @@
+"""The spool's record format: what the proxy writes and the recorder reads.
+
+A segment is a run of records; a record is one *event* of an exchange:
+
+    length   u32  bytes of the payload
+    checksum u32  CRC-32 (zlib) of everything after this field
+    kind     u8   one of `Kind`
+    exchange 16 B the exchange's UUIDv7
+    at       f64  seconds of CLOCK_MONOTONIC, the same clock in every process of a machine
+    payload  `length` bytes
+
+all little-endian. Payloads of OPENED, ROUTED, RESPONSE_HEAD and CLOSED are JSON objects, described
+by the TypedDicts below; the body kinds hold raw bytes as they went over the wire (after removal of
+chunked framing, before any decoding of Content-Encoding).
+
+A reader stops at the first record that is short or fails its checksum: in the segment being written
+that is the end for now, in a segment of a dead run it is a torn tail.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Literal, TypedDict
+
+HEADER: Final = struct.Struct("<IIB16sd")
+_CHECKED: Final = struct.Struct("<B16sd")
+_CHECKED_AT: Final = 8  # kind, exchange and time follow length and checksum
+SEGMENT_SUFFIX: Final = ".seg"
+ALIVE_FILE: Final = "alive"  # flocked by the writing proxy; free = that run is over
+
+Outcome = Literal[
+    "ok",
+    "client_abort",
+    "upstream_reset",
+    "upstream_truncated",
+    "upstream_unreachable",
+    "timeout",
+    "proxy_died",
+    "refused",
+]
+
+
+class Kind(IntEnum):
+    OPENED = 1
+    ROUTED = 2
+    REQUEST_BODY = 3
+    RESPONSE_HEAD = 4
+    RESPONSE_BODY = 5
+    CLOSED = 6
+
+
+class Opened(TypedDict):
+    """`seq` counts requests of this run from 1: a gap says how many left no record."""
+
+    seq: int
+    at: float  # seconds since the epoch
+    method: str
+    target: str  # path and query; query values outside an allow-list are hashed
+    headers: list[tuple[str, str]]  # values outside an allow-list are hashed ("hash:…")
+    key: str | None  # keyed hash over the credentials, None when there were none
+
+
+class Routed(TypedDict):
+    """Written only when a divert was decided (`to` = candidate) or given up (`to` = upstream)."""
+
+    to: str
+    why: str
+
+
+class ResponseHead(TypedDict):
+    status: int
+    headers: list[tuple[str, str]]
+
+
+class Closed(TypedDict):
+    """`cut` names the bodies of which not every byte was spooled, with the reason."""
+
+    outcome: Outcome
+    error: str | None
+    request_bytes: int
+    response_bytes: int
+    cut: dict[str, str]  # "request" | "response" -> "limit" | "dropped" | "high_water"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    kind: Kind
+    exchange: bytes
+    at: float
+    payload: bytes
+
+
+def pack(kind: int, exchange: bytes, at: float, payload: bytes) -> bytes:
+    """One record. The hot path of capture: two structs and one CRC."""
+    checked = _CHECKED.pack(kind, exchange, at)
+    crc = zlib.crc32(payload, zlib.crc32(checked))
+    return struct.pack("<II", len(payload), crc) + checked + payload
+
+
+def unpack(data: bytes, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """Whole, sound records of `data` from `offset` on, each with the offset that follows it."""
+    size = len(data)
+    while offset + HEADER.size <= size:
+        length, crc, kind, exchange, at = HEADER.unpack_from(data, offset)
+        end = offset + HEADER.size + length
+        if end > size or zlib.crc32(data[offset + _CHECKED_AT : end]) != crc:
+            return
+        yield Event(Kind(kind), exchange, at, data[offset + HEADER.size : end]), end
+        offset = end

@@ -1,0 +1,40 @@
+"""Answers of our own, in the shape of OpenAI's errors, so that every SDK understands them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+
+from proxy.heads import Headers, Refused, ResponseHead
+
+
+def json_answer(
+    status: int, body: object, headers: Headers | None = None
+) -> tuple[ResponseHead, bytes]:
+    data = orjson.dumps(body)
+    head = ResponseHead(
+        status,
+        HTTPStatus(status).phrase.encode(),
+        [
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % len(data)),
+            *(headers or ()),
+        ],
+        len(data),
+    )
+    return head, data
+
+
+def error_answer(refused: Refused) -> tuple[ResponseHead, bytes]:
+    """`x-understudy-error` tells our errors from the upstream's."""
+    error = {
+        "message": refused.message,
+        "type": "understudy_error",
+        "param": None,
+        "code": refused.code,
+    }
+    headers = [(b"x-understudy-error", refused.code.encode())]
+    if refused.status == 405:
+        headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    return json_answer(refused.status, {"error": error}, headers)

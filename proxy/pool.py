@@ -1,0 +1,355 @@
+"""Upstream connections: the reply's parser, and a pool of idle ones per origin."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from proxy.heads import (
+    MOST_HEAD_BYTES,
+    MOST_HEADERS,
+    UNTIL_CLOSE,
+    Headers,
+    Refused,
+    ResponseHead,
+    read_response,
+)
+
+_PEEK_AFTER: Final = 0.5  # seconds idle; a connection used just now is taken on trust
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where calls go: a host, or a unix socket (`path`)."""
+
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    prefix: bytes = b""
+    path: str = ""
+
+    @property
+    def host_header(self) -> bytes:
+        default = 443 if self.tls else 80
+        host = f"[{self.host}]" if ":" in self.host else self.host or "understudy"
+        return (host if self.path or self.port == default else f"{host}:{self.port}").encode()
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+        return cls(parts.hostname or "", port, tls, parts.path.rstrip("/").encode())
+
+
+class Receiver(Protocol):
+    """Who hears what an upstream connection gets."""
+
+    def response_begun(self, head: ResponseHead) -> None: ...
+    def response_body(self, pieces: list[bytes]) -> None: ...
+    def response_ended(self) -> None: ...
+    def response_lost(self, error: Refused) -> None: ...
+    def upload_full(self, full: bool) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection, one call at a time. Callbacks of the parser only note; `_tell` acts."""
+
+    def __init__(self, pool: Pool, origin: Origin) -> None:
+        self._pool = pool
+        self.origin = origin
+        self.transport = cast(asyncio.Transport, None)
+        self.receiver: Receiver | None = None
+        self.idle_since = 0.0
+        self.reused = False
+        self.last_read = 0.0
+        self._method = b""
+        self._usable = True
+        self._new_parser()
+
+    # -- for the pool's callers
+
+    def begin(self, receiver: Receiver, method: bytes, data: bytes) -> None:
+        """Send the head (and what body is there) of the next call."""
+        self.receiver = receiver
+        self._method = method
+        self.last_read = time.monotonic()
+        self.transport.write(data)
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def abandon(self) -> None:
+        """The call is off: the upstream sees the connection end, never a clean end of a body."""
+        self.receiver = None
+        self._usable = False
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause(self, paused: bool) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        if paused == self.transport.is_reading():
+            (self.transport.pause_reading if paused else self.transport.resume_reading)()
+
+    def alive(self) -> bool:
+        """Dead before a byte is written? A closed peer shows as an end of file to be read."""
+        if self.transport.is_closing():
+            return False
+        if time.monotonic() - self.idle_since < _PEEK_AFTER:
+            return True
+        # Anything to read on an idle connection is its end, or bytes that nobody asked for.
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.last_read = time.monotonic()
+        if self.receiver is None:
+            self._drop()  # bytes that no call asked for
+            return
+        if not self._in_body:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("bad_upstream_reply", "the upstream switched protocols unasked")
+            return
+        except httptools.HttpParserError as error:
+            self._tell()
+            self._fail("bad_upstream_reply", _cause(error))
+            return
+        if not self._in_body and self._head_bytes > MOST_HEAD_BYTES:
+            self._fail("bad_upstream_reply", "the upstream's head is larger than 64 KiB")
+            return
+        self._tell()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._usable = False
+        self._pool.forget(self)
+        if self.receiver is None:
+            return
+        if error is None and self._length == UNTIL_CLOSE:
+            self._ended = True
+            self._tell()
+            return
+        code = "upstream_reset" if error is not None else "upstream_truncated"
+        self._lost(Refused(502, code, "the upstream closed the connection before its reply was whole"))
+
+    def pause_writing(self) -> None:
+        if self.receiver is not None:
+            self.receiver.upload_full(True)
+
+    def resume_writing(self) -> None:
+        if self.receiver is not None:
+            self.receiver.upload_full(False)
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            self._usable = False  # bytes behind the reply
+        self._headers: Headers = []
+        self._reason = b""
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            self._pool.trailers_dropped += 1
+            return
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 or self._ended:
+            return
+        if len(self._headers) > MOST_HEADERS:
+            raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
+        self._head = read_response(
+            status, self._reason, self._parser.get_http_version(), self._headers, self._method
+        )
+        self._length = self._head.length
+        self._in_body = True
+        if self._method == b"HEAD":
+            self._ended = True  # the parser would wait for the body that Content-Length names
+
+    def on_body(self, data: bytes) -> None:
+        if not self._ended:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if not self._in_body:
+            self._headers = []  # an interim reply (1xx); the final one follows
+            return
+        self._ended = True
+
+    # -- what follows from it
+
+    def _tell(self) -> None:
+        """Hand on what one read brought: at most one head, one list of pieces, one end."""
+        receiver = self.receiver
+        if receiver is None:
+            return
+        head, self._head = self._head, None
+        if head is not None:
+            receiver.response_begun(head)
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            receiver.response_body(pieces)
+        if self._ended and self.receiver is receiver:
+            self._finish(receiver)
+
+    def _finish(self, receiver: Receiver) -> None:
+        self.receiver = None
+        reusable = (
+            self._usable
+            and self._length != UNTIL_CLOSE
+            and self._parser.should_keep_alive()
+            and not self.transport.is_closing()
+        )
+        if self._method == b"HEAD" or not reusable:
+            self._new_parser()
+        self._reset()
+        receiver.response_ended()
+        if reusable:
+            self._pool.release(self)
+        else:
+            self._drop()
+
+    def _fail(self, code: str, message: str) -> None:
+        self._drop()
+        self._lost(Refused(502, code, message))
+
+    def _lost(self, error: Refused) -> None:
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.response_lost(error)
+
+    def _drop(self) -> None:
+        self._usable = False
+        self._pool.forget(self)
+        self.transport.abort()
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._headers = []
+        self._reason = b""
+        self._length = 0
+        self._in_body = False
+        self._ended = False
+        self._head_bytes = 0
+
+
+def _cause(error: Exception) -> str:
+    """The parser wraps what a callback raised."""
+    inner = error.__context__
+    if isinstance(inner, Refused):
+        return inner.message
+    return f"the upstream's reply is not HTTP: {error}"
+
+
+class Pool:
+    """Idle connections per origin, newest first; a few seconds old at most."""
+
+    def __init__(self, connect_timeout: float, idle_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._idle_timeout = idle_timeout
+        self._idle: dict[Origin, list[UpstreamConnection]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self.trailers_dropped = 0
+
+    def take(self, origin: Origin) -> UpstreamConnection | None:
+        """An idle connection that still lives."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.alive():
+                connection.reused = True
+                return connection
+            connection.abandon()
+        return None
+
+    async def connect(self, origin: Origin) -> UpstreamConnection:
+        """A new connection. Raises Refused: 502 when there is none, 504 when it took too long."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                protocol = await self._open(loop, origin)
+        except TimeoutError:
+            raise Refused(
+                504, "upstream_connect_timeout", "the upstream did not accept in time"
+            ) from None
+        except ssl.SSLError as error:
+            raise Refused(
+                502, "upstream_tls", f"TLS with the upstream failed: {error.reason}"
+            ) from None
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise Refused(
+                502, "upstream_unreachable", f"the upstream can't be reached: {why}"
+            ) from None
+        return protocol
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> UpstreamConnection:
+        def factory() -> UpstreamConnection:
+            return UpstreamConnection(self, origin)
+
+        if origin.path:
+            return (await loop.create_unix_connection(factory, origin.path))[1]
+        options: dict[str, Any] = {}
+        if origin.tls:
+            options = {"ssl": self._context(), "server_hostname": origin.host}
+        return (await loop.create_connection(factory, origin.host, origin.port, **options))[1]
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def release(self, connection: UpstreamConnection) -> None:
+        connection.idle_since = time.monotonic()
+        self._idle.setdefault(connection.origin, []).append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        idle = self._idle.get(connection.origin)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle too long: shorter than the peer does, to avoid the race."""
+        for origin, idle in list(self._idle.items()):
+            old = [c for c in idle if now - c.idle_since > self._idle_timeout]
+            for connection in old:
+                connection.abandon()
+            self._idle[origin] = [c for c in idle if c not in old]
+            if not self._idle[origin]:
+                del self._idle[origin]
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.abandon()
+        self._idle.clear()

@@ -1,0 +1,1 @@
+"""The record: spool reader, recorder, SQLite, queries, exports."""
