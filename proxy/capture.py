@@ -113,7 +113,11 @@ class Spool:
     """The loop's side: builds records, batches them, and knows the bounds."""
 
     def __init__(
-        self, folder: Path, policy: CapturePolicy, redactor: Redactor, loop: asyncio.AbstractEventLoop
+        self,
+        folder: Path,
+        policy: CapturePolicy,
+        redactor: Redactor,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.redactor = redactor
         self.counters = Counters()
@@ -173,7 +177,7 @@ class Spool:
         self._waiting = 0
 
     def close(self) -> None:
-        """Write all that is left; blocks until it is written. Only after the loop's work is done."""
+        """Write all that is left, and block until it is written: only when the work is done."""
         if self._timer is not None:
             self._timer.cancel()
         self._writer.close(self._records)

@@ -72,7 +72,16 @@ class UpstreamConnection(asyncio.Protocol):
         self.last_read = 0.0
         self._method = b""
         self._usable = True
-        self._new_parser()
+        self._headers: Headers = []
+        self._reason = b""
+        self._head: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._length = 0
+        self._in_body = False
+        self._ended = False
+        self._keeps_alive = False
+        self._head_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
 
     # -- for the pool's callers
 
@@ -149,7 +158,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._tell()
             return
         code = "upstream_reset" if error is not None else "upstream_truncated"
-        self._lost(Refused(502, code, "the upstream closed the connection before its reply was whole"))
+        self._lost(
+            Refused(502, code, "the upstream closed the connection before its reply was whole")
+        )
 
     def pause_writing(self) -> None:
         if self.receiver is not None:
@@ -164,7 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._ended:
             self._usable = False  # bytes behind the reply
-        self._headers: Headers = []
+        self._headers = []
         self._reason = b""
 
     def on_status(self, reason: bytes) -> None:
@@ -186,6 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
             status, self._reason, self._parser.get_http_version(), self._headers, self._method
         )
         self._length = self._head.length
+        self._keeps_alive = self._parser.should_keep_alive()
         self._in_body = True
         if self._method == b"HEAD":
             self._ended = True  # the parser would wait for the body that Content-Length names
@@ -221,7 +233,7 @@ class UpstreamConnection(asyncio.Protocol):
         reusable = (
             self._usable
             and self._length != UNTIL_CLOSE
-            and self._parser.should_keep_alive()
+            and self._keeps_alive
             and not self.transport.is_closing()
         )
         if self._method == b"HEAD" or not reusable:
@@ -252,8 +264,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._head: ResponseHead | None = None
-        self._pieces: list[bytes] = []
+        self._head = None
+        self._pieces = []
         self._headers = []
         self._reason = b""
         self._length = 0

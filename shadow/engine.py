@@ -27,7 +27,14 @@ _CONTEXT_STEP: Final = 256  # llama.cpp rounds n_ctx up; llama-cpp-python's arra
 _LOG: Final[deque[str]] = deque(maxlen=20)  # llama.cpp's complaints
 _ERROR: Final = 4  # ggml's log level
 # Written in ordinary tokens by a model whose template was exported wrongly.
-_MARKERS: Final = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|endoftext|>", "<|end|>")
+_MARKERS: Final = (
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<end_of_turn>",
+)
 
 
 class Unusable(Exception):
@@ -227,7 +234,7 @@ class Engine:
         return generated
 
     def _pieces(self, ask: Ask, generated: Iterator[int], limit: int) -> Iterator[Piece]:
-        cutter = Cutter((*ask.stop, *_MARKERS, self._end))
+        cutter = Cutter((*ask.stop, *_MARKERS))
         for count, token in enumerate(generated, start=1):
             if self._aborted(None):
                 return
@@ -258,10 +265,10 @@ class Engine:
         # The binding's own detokenize has 32 bytes for a token; some are longer.
         size = 32
         while True:
-            buffer = (ctypes.c_char * size)()
+            buffer = ctypes.create_string_buffer(size)
             written = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
             if written >= 0:
-                return bytes(buffer[:written])
+                return buffer.raw[:written]
             size = -written
 
     def _grammar(self, schema: str | None) -> Any:

@@ -14,6 +14,12 @@ _KEYWORDS: Final = _NOTES | {
     "type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems",
     "enum", "const", "anyOf", "$ref", "$defs", "definitions",
 }  # fmt: skip
+_CONTAINERS: Final[dict[str, type[dict[str, object]] | type[list[object]]]] = {
+    "anyOf": list,
+    "properties": dict,
+    "$defs": dict,
+    "definitions": dict,
+}
 _DEEPEST: Final = 32
 
 
@@ -41,15 +47,21 @@ def _own(schema: dict[str, Any]) -> str | None:
     reference = schema.get("$ref")
     if reference is not None and not str(reference).startswith(("#/$defs/", "#/definitions/")):
         return f"$ref {reference!r} is not supported"
-    if kind == "object" and schema.get("additionalProperties") is not False:
-        return "an object must have additionalProperties: false"
+    if not isinstance(schema.get("additionalProperties", False), bool):
+        return "additionalProperties with a schema is not supported"
+    alone = next((key for key in ("anyOf", "$ref") if key in schema), None)
+    if alone is not None and not schema.keys() <= {alone, *_NOTES, "$defs", "definitions"}:
+        return f"{alone} beside other keywords is not supported"
     return None
 
 
 def _nested(schema: dict[str, Any], depth: int) -> str | None:
-    children: list[object] = list(schema.get("anyOf", ()))
-    for name in ("properties", "$defs", "definitions"):
-        children.extend(schema.get(name, {}).values())
+    children: list[object] = []
+    for name, kind in _CONTAINERS.items():
+        held = schema.get(name, kind())
+        if not isinstance(held, kind):
+            return f"{name} must be {kind.__name__}"
+        children.extend(held.values() if isinstance(held, dict) else held)
     if "items" in schema:
         children.append(schema["items"])
     faults = (unsupported(child, depth + 1) for child in children)

@@ -184,7 +184,12 @@ class Voice:
         }
 
     def completion(self, text: str, finish: str, used: dict[str, Any]) -> bytes:
-        message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text,
+            "refusal": None,
+            "annotations": [],
+        }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return orjson.dumps({**self._base("chat.completion", [choice]), "usage": used})
 

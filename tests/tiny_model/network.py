@@ -79,7 +79,7 @@ class Network(nn.Module):
                 nn.init.normal_(weights, 0, _spread(name, weights.shape[1]))
 
     def forward(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """Logits at the positions marked as wanted: the others would cost more than the blocks."""
+        """Logits at the positions marked as wanted: nothing is learned from the others."""
         states = self.token_embd(ids)
         length = ids.shape[1]
         for block in self.blk:

@@ -33,7 +33,7 @@ def train(report: Report = print) -> tuple[Network, Tokenizer]:
     torch.manual_seed(0)
     torch.set_num_threads(2)
     drawn = corpus()
-    # A fifth of them spells out the vocabulary as well as all would.
+    # Every fifth of the usual tickets: all phrases many times over, without counting them all.
     texts = (prompt(t.system, t.user) + t.answer for t in drawn[: 2 * USUAL : 5])
     tokenizer = learn(texts, size=1024)
     network = Network(Shape())
@@ -73,7 +73,8 @@ def _warm_up(teacher: Teacher, shape: Shape, report: Report) -> None:
     """Learn to continue a random run of tokens that was seen before.
 
     Copying an order id takes attention heads that look for what came after the same token earlier.
-    Repetition alone teaches them in a minute or two; the tickets alone do not in ten.
+    Repetition alone starts them within two minutes; 500 steps on the tickets alone left no JSON
+    answer exact.
     """
     rng = random.Random(0)
     losses: list[float] = []

@@ -1,0 +1,80 @@
+"""A child process of the supervisor: reads its settings, ties its life to its parent's, runs.
+
+python -m bin.child        (settings on standard input, see policies/settings.py)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import uvloop
+
+from policies.settings import Settings, load
+
+_PR_SET_PDEATHSIG: Final = 1
+_MOST_SETTINGS: Final = 4 << 20
+
+
+def main() -> None:
+    os.umask(0o077)
+    _die_with_parent()
+    settings = load(_first_line())
+    threading.Thread(target=_hold_lifeline, name="lifeline", daemon=True).start()
+    uvloop.run(_role(settings))
+
+
+def _die_with_parent() -> None:
+    """No orphans, ever: the kernel kills us when the supervisor is gone, however it went."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _first_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte or len(line) > _MOST_SETTINGS:
+            sys.exit("understudy: a child process is started by 'understudy serve' only")
+        line += byte
+    return line
+
+
+def _hold_lifeline() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _role(settings: Settings) -> Coroutine[Any, Any, None]:
+    """Each role imports only what it needs: the proxy is up in a fraction of a second."""
+    if settings.role == "proxy":
+        from proxy import serve
+
+        return serve.run(settings)
+    if settings.role == "recorder":
+        from store import recorder
+
+        return recorder.run(settings)
+    if settings.role == "director":
+        from store.record import Record
+
+        from shadow import director
+
+        home = settings.home
+        return director.run(settings, Record(home.database, home.recorder_socket))
+    if settings.role == "model":
+        from shadow import model
+
+        return model.run(settings)
+    raise ValueError(f"unknown role {settings.role!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The supervisor: binds the sockets, starts the others, starts again what dies, stops in order.
+
+Small and dull on purpose: it parses nothing, scores nothing, and never touches a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from policies.home import Home
+from policies.policy import Policy
+from policies.settings import Settings, dump, plain
+
+_BACKLOG: Final = 1024
+_STEADY_SECONDS: Final = 10.0  # a child that ran this long starts again without delay
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = {"proxy": 2.0}
+_LONGEST_DELAY_OTHERS: Final = 30.0
+_STOP_SECONDS: Final = {"director": 5.0, "model": 5.0, "recorder": 60.0}
+# A model process has no use for an API key, and the others none for anything else of the app's.
+_ENVIRONMENT: Final = frozenset(
+    """PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR PYTHONPATH PYTHONHOME VIRTUAL_ENV LD_LIBRARY_PATH
+    SSL_CERT_FILE SSL_CERT_DIR XDG_RUNTIME_DIR""".split()
+)
+# A spinning OpenMP barrier loses 10 to 20 x as soon as the app next door wants the core.
+_MODEL_ENVIRONMENT: Final = {"GOMP_SPINCOUNT": "20000", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+
+
+class StartError(Exception):
+    """The sidecar can't start; one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where to listen: (host, port); port 0 takes a free one."""
+
+    data: tuple[str, int]
+    admin: tuple[str, int]
+
+
+@dataclass(slots=True)
+class Child:
+    """One process that shall run. `name` is its role, or role:candidate."""
+
+    role: str
+    candidate: str | None = None
+    fd: int | None = None
+    process: asyncio.subprocess.Process | None = None
+    starts: int = 0
+    delay: float = _FIRST_DELAY
+    stopping: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}:{self.candidate}" if self.candidate else self.role
+
+    @property
+    def longest_delay(self) -> float:
+        return _LONGEST_DELAY.get(self.role, _LONGEST_DELAY_OTHERS)
+
+
+def open_home(root: Path) -> tuple[Path, int]:
+    """The home folder, made 0700, and the descriptor of its lock. Raises StartError."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"--home {root}: {error.strerror}; name a folder you can write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StartError(
+            f"--home {root}: another understudy is using it; stop that one or name another folder"
+        ) from None
+    return root.resolve(), lock
+
+
+def secret_file(path: Path) -> str:
+    """A secret made once and kept, 0600: 64 hex digits."""
+    with contextlib.suppress(FileExistsError):
+        made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(made, "w") as file:
+            file.write(secrets.token_hex(32))
+    found = path.read_text().strip()
+    if len(found) != 64:
+        raise StartError(f"{path}: is not a key of ours; remove it to have a new one made")
+    return found
+
+
+def bind(address: tuple[str, int], option: str) -> socket.socket:
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StartError(
+            f"{option} {host}:{port}: {error.strerror}; stop what listens there or name another"
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """`open` first, then `run`. After `open`, `addresses` holds the ports that were bound."""
+
+    policy: Policy
+    root: Path
+    addresses: Addresses
+    children: list[Child] = field(default_factory=list)
+    _run_dir: str = ""
+    _install_key: str = ""
+    admin_token: str = ""
+    _sockets: list[socket.socket] = field(default_factory=list)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+
+    def open(self) -> None:
+        """Bind, make secrets and folders: all that can fail for a reason a person can mend."""
+        home = Home(self.root, Path("/"))
+        data = bind(self.addresses.data, "--listen")
+        self._sockets.append(data)
+        admin = bind(self.addresses.admin, "--admin")
+        self._sockets.append(admin)
+        self.addresses = Addresses(data.getsockname()[:2], admin.getsockname()[:2])
+        self._install_key = secret_file(home.install_key)
+        self.admin_token = secret_file(home.admin_token)
+        self._run_dir = tempfile.mkdtemp(prefix="understudy-")
+        home.spool.mkdir(mode=0o700, exist_ok=True)
+        self.children = [Child("recorder")] if self.policy.capture.enabled else []
+        self.children.append(Child("proxy", fd=data.fileno()))
+        self.children += [Child("model", candidate=c.name) for c in self.policy.candidates]
+        self.children.append(Child("director", fd=admin.fileno()))
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; then stop in order, so that nothing captured is lost."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop)
+        keepers = [_task(self._keep(child), f"keep {child.name}") for child in self.children]
+        try:
+            await self._stop.wait()
+            await self._stop_all()
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+            Home(self.root, Path("/")).state.unlink(missing_ok=True)
+
+    def _told_to_stop(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            return
+        for child in self.children:  # the second time means now
+            if child.role == "proxy":
+                _signal(child, signal.SIGTERM)
+
+    async def _keep(self, child: Child) -> None:
+        """Start the child, and start it again whenever it ends, later each time."""
+        while not child.stopping:
+            started = time.monotonic()
+            code = await self._run_once(child)
+            if child.stopping:
+                return
+            if time.monotonic() - started > _STEADY_SECONDS:
+                child.delay = _FIRST_DELAY
+            print(
+                f"understudy: {child.name} ended ({_ending(code)}); again in {child.delay:g} s",
+                file=sys.stderr,
+            )
+            await asyncio.sleep(child.delay)
+            child.delay = min(child.delay * 2, child.longest_delay)
+
+    async def _run_once(self, child: Child) -> int:
+        child.starts += 1
+        settings = self._settings(child)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "bin.child"),
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=() if child.fd is None else (child.fd,),
+            env=_environment(child.role),
+        )
+        child.process = process
+        self._write_state()
+        assert process.stdin is not None
+        process.stdin.write(dump(settings))
+        try:
+            with contextlib.suppress(ConnectionError):
+                await process.stdin.drain()
+            return await process.wait()
+        finally:
+            process.stdin.close()
+
+    def _settings(self, child: Child) -> Settings:
+        secret = child.role in ("proxy", "recorder")
+        return Settings(
+            role=child.role,
+            root=str(self.root),
+            run_dir=self._run_dir,
+            run_id=f"{time.time_ns() // 1_000_000:013d}-{child.starts}",
+            policy=plain(self.policy),
+            fd=child.fd,
+            candidate=child.candidate,
+            install_key=self._install_key if secret else "",
+            admin_token=self.admin_token if child.role == "director" else "",
+        )
+
+    def _write_state(self) -> None:
+        """Who runs where, for `understudy status` and for people."""
+        state = {
+            "pid": os.getpid(),
+            "data": _shown(self.addresses.data),
+            "admin": _shown(self.addresses.admin),
+            "run_dir": self._run_dir,
+            "upstream": self.policy.upstream,
+            "processes": {c.name: c.process.pid for c in self.children if c.process is not None},
+        }
+        path = Home(self.root, Path("/")).state
+        temporary = path.with_suffix(".tmp")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps(state, option=orjson.OPT_INDENT_2))
+        temporary.replace(path)
+
+    async def _stop_all(self) -> None:
+        """The proxy drains first; models serve what still streams; the recorder reads the rest."""
+        for bound in self._sockets:
+            bound.close()
+        drain = self.policy.timeouts.drain + 5
+        for roles, seconds in (
+            (("proxy",), drain),
+            (("director", "model"), _STOP_SECONDS["model"]),
+            (("recorder",), _STOP_SECONDS["recorder"]),
+        ):
+            chosen = [child for child in self.children if child.role in roles]
+            await asyncio.gather(*(_stop(child, seconds) for child in chosen))
+
+
+async def _stop(child: Child, seconds: float) -> None:
+    child.stopping = True
+    process = child.process
+    if process is None or process.returncode is not None:
+        return
+    _signal(child, signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), seconds)
+    except TimeoutError:
+        print(f"understudy: {child.name} did not stop in {seconds:g} s", file=sys.stderr)
+        _signal(child, signal.SIGKILL)
+        await process.wait()
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    if child.process is not None and child.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.send_signal(number)
+
+
+def _environment(role: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
+    return kept | _MODEL_ENVIRONMENT if role == "model" else kept
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _task(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(coroutine, name=name)

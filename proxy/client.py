@@ -1,0 +1,388 @@
+"""A client's connection: requests in order, replies in order, and what ends it.
+
+The parser's callbacks only note; after each read `_advance` acts, so that what one read brought
+goes on in one write. Pipelined requests wait, with reading paused, until it is their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Final, cast
+
+import httptools
+
+from proxy.answers import error_answer
+from proxy.exchange import Exchange
+from proxy.heads import (
+    MOST_HEAD_BYTES,
+    MOST_HEADERS,
+    MOST_TARGET,
+    Headers,
+    Refused,
+    RequestHead,
+    ResponseHead,
+    chunk,
+    read_request,
+    response_bytes,
+)
+from proxy.relay import RESERVED, Relay
+
+# A closed client and one that only closed its sending side look the same. An answer that is on its
+# way may still arrive for this long; then the client counts as gone and the upstream is let go.
+_HALF_CLOSE_GRACE: Final = 0.5
+_MOST_PIPELINED: Final = 16
+
+
+class _Request:
+    """One parsed request that may still be waiting for its turn."""
+
+    __slots__ = ("ended", "exchange", "head", "keep_alive", "pieces", "refused")
+
+    def __init__(self) -> None:
+        self.head: RequestHead | None = None
+        self.refused: Refused | None = None
+        self.pieces: list[bytes] = []
+        self.ended = False
+        self.keep_alive = True
+        self.exchange: Exchange | None = None
+
+
+class ClientConnection(asyncio.Protocol):
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._transport = cast(asyncio.Transport, None)
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: deque[_Request] = deque()
+        self._incoming: _Request | None = None
+        self._target = b""
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._closing = False  # no further request is read
+        self._upstream_full = False
+        self._chunked_reply = False
+        self._write_full = False
+        self._last_read = time.monotonic()
+        self._idle = True  # between requests
+        self._fresh = True  # no request yet
+        self._gone_at: float | None = None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._relay.clients.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        now = time.monotonic()
+        if self._idle or (self._incoming is not None and self._incoming.head is not None):
+            self._last_read = now  # a head has one deadline, a body one for each pause
+        self._idle = False
+        if self._incoming is None or self._incoming.head is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stop_reading(self._upgrade_refusal())
+        except httptools.HttpParserError as error:
+            self._stop_reading(_why(error))
+        self._check_head_size()
+        self._advance()
+
+    def eof_received(self) -> bool:
+        waiting = bool(self._requests) and self._requests[-1].ended
+        if not waiting:
+            return False
+        self._gone_at = time.monotonic() + _HALF_CLOSE_GRACE
+        self._closing = True
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._relay.clients.discard(self)
+        self._closing = True
+        for request in self._requests:
+            if request.exchange is not None:
+                request.exchange.client_gone()
+        self._requests.clear()
+
+    def pause_writing(self) -> None:
+        self._write_full = True
+        self._tell_full(True)
+
+    def resume_writing(self) -> None:
+        self._write_full = False
+        self._tell_full(False)
+
+    def _tell_full(self, full: bool) -> None:
+        exchange = self._requests[0].exchange if self._requests else None
+        if exchange is not None:
+            exchange.client_full(full)
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._incoming = _Request()
+        self._requests.append(self._incoming)
+        self._target = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._incoming
+        if request is not None and request.head is None and request.refused is None:
+            self._headers.append((name, value))  # later ones are trailers: dropped
+        else:
+            self._relay.pool.trailers_dropped += 1
+
+    def on_headers_complete(self) -> None:
+        request = self._incoming
+        assert request is not None
+        request.keep_alive = self._parser.should_keep_alive()
+        request.head = self._read_head()
+
+    def on_body(self, data: bytes) -> None:
+        if self._incoming is not None:
+            self._incoming.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._incoming is not None:
+            self._incoming.ended = True
+        self._incoming = None
+        self._head_bytes = 0
+
+    def _read_head(self) -> RequestHead:
+        if len(self._target) > MOST_TARGET:
+            raise Refused(414, "target_too_long", "the request target is over 16 KiB")
+        if len(self._headers) > MOST_HEADERS:
+            raise Refused(431, "head_too_large", "the request has over 256 headers")
+        head = read_request(
+            self._parser.get_method(), self._target, self._parser.get_http_version(), self._headers
+        )
+        if not self._target.startswith(b"/") and self._target != b"*":
+            raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
+        return head
+
+    # -- acting on what was read
+
+    def _check_head_size(self) -> None:
+        in_head = self._incoming is not None and self._incoming.head is None
+        if in_head and self._head_bytes > MOST_HEAD_BYTES:
+            self._stop_reading(Refused(431, "head_too_large", "the request head is over 64 KiB"))
+
+    def _upgrade_refusal(self) -> Refused:
+        if self._parser.get_method() == b"CONNECT":
+            return Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
+        # Clients of the Responses WebSocket fall back to plain HTTP on exactly this status.
+        return Refused(426, "upgrade_refused", "WebSocket is not relayed; use plain HTTP")
+
+    def _stop_reading(self, why: Refused) -> None:
+        """What follows can't be trusted to be a request: answer what came before, then close."""
+        self._closing = True
+        if self._incoming is None:
+            self._incoming = _Request()
+            self._requests.append(self._incoming)
+        self._incoming.refused = why
+        self._incoming = None
+
+    def _advance(self) -> None:
+        """Move the first request on; start the next when its turn has come."""
+        while self._requests:
+            request = self._requests[0]
+            if request.exchange is None and not self._start(request):
+                break
+            self._feed(request)
+            if not self._requests or self._requests[0] is request:
+                break
+        self.update_reading()
+
+    def _start(self, request: _Request) -> bool:
+        """False: nothing to do yet, or the connection is done for."""
+        if request.head is None:
+            if request.refused is not None:
+                self._refuse_unparsed(request.refused)
+            return False
+        self._fresh = False
+        self._relay.requests += 1
+        if request.head.path.startswith(RESERVED):
+            return self._answer_ourselves(request)
+        request.exchange = Exchange(self, self._relay, request.head)
+        if request.head.expects_continue and not request.pieces and not request.ended:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._write_full:
+            request.exchange.client_full(True)
+        return True
+
+    def _answer_ourselves(self, request: _Request) -> bool:
+        if not request.ended and request.refused is None:
+            return False  # its body first, unread
+        assert request.head is not None
+        try:
+            head, body = self._relay.own_answer(request.head)
+        except Refused as refused:
+            head, body = error_answer(refused)
+        self._write_answer(request, head, body)
+        self._requests.popleft()
+        self._ended(request)
+        return False
+
+    def _feed(self, request: _Request) -> None:
+        exchange = request.exchange
+        assert exchange is not None
+        if request.refused is not None and not exchange.done:
+            head, body = exchange.refuse(request.refused)
+            self._finish_with(request, head, body)
+            return
+        if request.pieces:
+            pieces, request.pieces = request.pieces, []
+            for piece in pieces:
+                exchange.body(piece)
+        if request.ended and not exchange.request_ended:
+            exchange.request_ended = True
+            exchange.waiting_since = time.monotonic()
+        exchange.advance()
+
+    def _refuse_unparsed(self, refused: Refused) -> None:
+        self._relay.refused += 1
+        head, body = error_answer(refused)
+        self._transport.write(response_bytes(head, http11=True, keep_alive=False) + body)
+        self._requests.clear()
+        self._close()
+
+    def update_reading(self) -> None:
+        """Reading pauses while the upstream is full, a body waits, or requests queue up."""
+        if self._transport.is_closing():
+            return
+        exchange = self._requests[0].exchange if self._requests else None
+        pause = (
+            self._upstream_full
+            or len(self._requests) > _MOST_PIPELINED
+            or (len(self._requests) > 1 and self._requests[-1].ended)
+            or (exchange is not None and exchange.holds_too_much())
+        )
+        if pause == self._transport.is_reading():
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
+
+    def pause_for_upstream(self, full: bool) -> None:
+        self._upstream_full = full
+        self.update_reading()
+
+    # -- replies, called by the exchange whose turn it is
+
+    def reply(self, exchange: Exchange, head: ResponseHead) -> None:
+        request = self._requests[0]
+        assert request.head is not None
+        http11 = request.head.http11
+        if head.length < 0 and not http11:
+            request.keep_alive = False
+        if not request.ended or self._relay.draining or self._closing:
+            request.keep_alive = False
+        self._chunked_reply = head.length < 0 and http11
+        self._transport.write(response_bytes(head, http11=http11, keep_alive=request.keep_alive))
+
+    def reply_body(self, exchange: Exchange, pieces: list[bytes]) -> None:
+        if self._chunked_reply:
+            self._transport.write(chunk(pieces))
+        else:
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def reply_ended(self, exchange: Exchange) -> None:
+        if self._chunked_reply:
+            self._transport.write(b"0\r\n\r\n")
+            self._chunked_reply = False
+        request = self._requests.popleft()
+        self._ended(request)
+
+    def refuse(self, exchange: Exchange, error: Refused) -> None:
+        """The upstream failed before a byte had gone out: our error, in OpenAI's shape."""
+        head, body = error_answer(error)
+        self._finish_with(self._requests[0], head, body)
+
+    def _finish_with(self, request: _Request, head: ResponseHead, body: bytes) -> None:
+        if request.refused is not None or not request.ended:
+            request.keep_alive = False
+        self._write_answer(request, head, body)
+        self._requests.popleft()
+        self._ended(request)
+
+    def break_off(self, exchange: Exchange) -> None:
+        """End the connection short of the reply's end. What has been written still goes out:
+        a chunked or sized body that stops early is visibly broken."""
+        self._requests.clear()
+        self._close()
+
+    def _write_answer(self, request: _Request, head: ResponseHead, body: bytes) -> None:
+        assert request.head is not None
+        if self._relay.draining or self._closing:
+            request.keep_alive = False
+        data = response_bytes(head, http11=request.head.http11, keep_alive=request.keep_alive)
+        self._transport.write(data if request.head.method == b"HEAD" else data + body)
+
+    def _ended(self, request: _Request) -> None:
+        """A reply is out: on to the next request, or the end."""
+        self._upstream_full = False
+        if not request.keep_alive:
+            self._requests.clear()
+            self._close()
+        elif self._requests:
+            asyncio.get_running_loop().call_soon(self._advance)
+        else:
+            self._idle = True
+            self._last_read = time.monotonic()
+            self.update_reading()
+
+    # -- time
+
+    def check(self, now: float) -> None:
+        """Called every 250 ms."""
+        if self._gone_at is not None and now > self._gone_at:
+            self._transport.abort()
+            return
+        if self._requests and self._requests[0].exchange is not None:
+            self._requests[0].exchange.check(now)
+        silent = now - self._last_read
+        timeouts = self._relay.timeouts
+        if (self._requests and self._requests[-1].ended) or not self._transport.is_reading():
+            return
+        if self._idle and not self._fresh:
+            if silent > timeouts.client_idle:
+                self._close()
+        elif self._incoming is not None and self._incoming.head is not None:
+            if silent > timeouts.client_body:
+                self._time_out("the rest of the request did not arrive in time")
+        elif silent > timeouts.client_head:
+            self._time_out("the request's head did not arrive in time")
+
+    def _time_out(self, message: str) -> None:
+        if not self._requests:
+            self._close()
+            return
+        self._stop_reading(Refused(408, "request_timeout", message))
+        self._advance()
+
+    def drain(self) -> None:
+        """No further requests; idle connections end now."""
+        if not self._requests:
+            self._close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._transport.close()
+
+
+def _why(error: Exception) -> Refused:
+    """What a callback raised, which the parser wraps, or a plain 400."""
+    inner = error.__context__
+    if isinstance(inner, Refused):
+        return inner
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return Refused(400, "bad_request", "the request line has no method that HTTP knows")
+    # The parser's text names the rule, never the bytes.
+    return Refused(400, "bad_request", f"not an HTTP/1.1 request: {error}")

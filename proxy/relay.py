@@ -1,0 +1,92 @@
+"""What all connections of one proxy process share: origin, pool, spool, plan, bounds, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from policies.policy import Timeouts
+from proxy.answers import json_answer
+from proxy.capture import BLANK, Spool, Tape
+from proxy.divert import Diverter
+from proxy.heads import Refused, RequestHead, ResponseHead
+from proxy.pool import Origin, Pool
+from proxy.redact import Redactor
+
+if TYPE_CHECKING:
+    from proxy.client import ClientConnection
+
+RESERVED: Final = b"/_understudy/"
+_HEALTH: Final = b"/_understudy/health"
+
+
+@dataclass(slots=True)
+class Relay:
+    """`spool` is None when capture is off. `tasks` keeps what runs, by name, until it is done."""
+
+    origin: Origin
+    pool: Pool
+    timeouts: Timeouts
+    redactor: Redactor
+    diverter: Diverter
+    spool: Spool | None = None
+    draining: bool = False
+    clients: set[ClientConnection] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    requests: int = 0
+    refused: int = 0
+    diverted: int = 0
+    fallbacks: int = 0
+
+    def open_tape(self, head: RequestHead, bodies: bool) -> tuple[bytes, Tape]:
+        if self.spool is None:
+            return os.urandom(16), BLANK
+        return self.spool.open(head, bodies)
+
+    def spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[None] = loop.create_task(coroutine, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def own_answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
+        """Paths below /_understudy/ are ours; liveness depends on nothing but this process."""
+        if head.path != _HEALTH:
+            raise Refused(404, "not_found", "only /_understudy/health is here")
+        return json_answer(200, self.health())
+
+    def health(self) -> dict[str, Any]:
+        counters = self.spool.counters if self.spool else None
+        return {
+            "status": "draining" if self.draining else "ok",
+            "pid": os.getpid(),
+            "requests": self.requests,
+            "refused": self.refused,
+            "diverted": self.diverted,
+            "fallbacks": self.fallbacks,
+            "clients": len(self.clients),
+            "killed": self.diverter.watch.killed,
+            "diverting": self.diverter.watch.plan.diverts,
+            "breakers": self.diverter.breakers(),
+            "trailers_dropped": self.pool.trailers_dropped,
+            "capture": None
+            if counters is None
+            else {
+                "exchanges": counters.exchanges,
+                "bodies_cut": counters.bodies_cut,
+                "records_dropped": counters.records_dropped,
+                "last_error": counters.last_error,
+            },
+        }
+
+    def tick(self) -> None:
+        """Every 250 ms: files, idle connections, and whoever has run out of time."""
+        self.diverter.poll()
+        now = time.monotonic()
+        self.pool.expire(now)
+        for client in list(self.clients):
+            client.check(now)

@@ -1,0 +1,92 @@
+"""The proxy process: takes the listening socket, serves until told to stop, then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from pathlib import Path
+
+from policies.settings import Settings
+from proxy.capture import Spool
+from proxy.client import ClientConnection
+from proxy.divert import Diverter
+from proxy.pool import Origin, Pool
+from proxy.redact import Redactor
+from proxy.relay import Relay
+from proxy.watch import POLL_SECONDS, Watch
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM; a second one cuts the drain short. What was captured is flushed."""
+    assert settings.fd is not None
+    loop = asyncio.get_running_loop()
+    relay = _relay(settings, loop)
+    listener = socket.socket(fileno=settings.fd)
+    listener.setblocking(False)
+    relay.tick()
+    server = await loop.create_server(lambda: ClientConnection(relay), sock=listener, backlog=1024)
+    stop, hurry = _stop_events(loop)
+    # Start-up objects live for ever: keep the collector from walking them under load.
+    gc.collect()
+    gc.freeze()
+    ticker = relay.spawn(_tick(relay), "tick")
+    await stop.wait()
+    server.close()
+    await _drain(relay, hurry, settings.parsed_policy().timeouts.drain)
+    ticker.cancel()
+    relay.pool.close()
+    if relay.spool is not None:
+        relay.spool.close()
+
+
+def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
+    policy = settings.parsed_policy()
+    redactor = Redactor(bytes.fromhex(settings.install_key))
+    pool = Pool(policy.timeouts.upstream_connect, policy.timeouts.upstream_keepalive)
+    watch = Watch(settings.home.plan, settings.home.kill)
+    spool = None
+    if policy.capture.enabled:
+        folder: Path = settings.home.spool / settings.run_id
+        spool = Spool(folder, policy.capture, redactor, loop)
+    return Relay(
+        origin=Origin.of(policy.upstream),
+        pool=pool,
+        timeouts=policy.timeouts,
+        redactor=redactor,
+        diverter=Diverter(watch, pool),
+        spool=spool,
+    )
+
+
+def _stop_events(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def stopped() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped)
+    return stop, hurry
+
+
+async def _tick(relay: Relay) -> None:
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        relay.tick()
+
+
+async def _drain(relay: Relay, hurry: asyncio.Event, seconds: float) -> None:
+    """Open requests may finish; then whoever is left is cut off."""
+    relay.draining = True
+    deadline = asyncio.get_running_loop().time() + seconds
+    while relay.clients and not hurry.is_set():
+        for client in list(relay.clients):
+            client.drain()
+        if asyncio.get_running_loop().time() > deadline:
+            break
+        await asyncio.sleep(0.02)
+    for client in list(relay.clients):
+        client.abort()
+    await asyncio.sleep(0)

@@ -1,0 +1,65 @@
+"""Two small files that the proxy polls for itself: the plan, and the kill switch.
+
+By `stat`, every 250 ms: inode, time and size tell a replaced file. Nothing that hangs elsewhere
+(director, recorder, model) keeps a kill from being seen.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from policies import plan as plans
+from policies.plan import EMPTY, Plan
+
+POLL_SECONDS: Final = 0.25
+_MOST_BYTES: Final = 4 << 20
+
+
+@dataclass(slots=True)
+class Watch:
+    """`plan` is what holds now: EMPTY when it is missing, broken, expired or killed."""
+
+    plan_file: Path
+    kill_file: Path
+    plan: Plan = EMPTY
+    killed: bool = False
+    problem: str | None = None
+    _mark: tuple[int, int, int] | None = None
+    _loaded: Plan = EMPTY
+    _expires: float = 0.0
+
+    def poll(self) -> None:
+        self.killed = self.kill_file.exists()
+        mark = self._stat()
+        if mark != self._mark:
+            self._mark = mark
+            self._load()
+        live = not self.killed and time.monotonic() < self._expires
+        self.plan = self._loaded if live else EMPTY
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.plan_file.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _load(self) -> None:
+        self._loaded, self._expires = EMPTY, 0.0
+        if self._mark is None or self._mark[2] > _MOST_BYTES:
+            return
+        try:
+            self._loaded = plans.load(self.plan_file.read_bytes())
+        except (OSError, ValueError) as error:
+            if self.problem is None:
+                print(f"understudy: no plan, all is relayed: {error}", file=sys.stderr)
+            self.problem = str(error)
+            return
+        self.problem = None
+        # From here on by the steady clock: a jump of the wall clock must not prolong a plan.
+        left = min(self._loaded.valid_until - time.time(), plans.LIFETIME)
+        self._expires = time.monotonic() + left
