@@ -149,6 +149,9 @@ class Supervisor:
         self.children += [Child("model", candidate=c.name) for c in self.policy.candidates]
         self.children.append(Child("director", fd=admin.fileno()))
 
+    def shown_addresses(self) -> tuple[str, str]:
+        return _shown(self.addresses.data), _shown(self.addresses.admin)
+
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; then stop in order, so that nothing captured is lost."""
         loop = asyncio.get_running_loop()

@@ -39,10 +39,11 @@ _SHORTEST: Final = 16  # newest pairs in the shortest suffix that can demote
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One comparison as evidence: which request it was, and whether the answers agreed."""
+    """One comparison as evidence: which request, whether the answers agreed, and when (epoch)."""
 
     request_hash: str
     matched: bool
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The evidence was judged, because there is more of it or because time has passed."""
+    """The evidence was judged, because there is more of it or because time has passed.
+
+    `fresh`: comparisons made since the phase or step began.
+    """
 
     at: float
     judgement: Judgement
+    fresh: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +154,9 @@ def _serving(state: State, event: Judged, rules: Rollout) -> Next:
         return taken_back
     if state.percent > rules.steps[-1]:
         return _lower(state, event, rules)
-    if event.judgement.gate != "above" or event.at - state.since < rules.step_time:
-        return None
-    return _step_up(state, event, rules)
+    # Old evidence opens the gate, but only a step that was watched leads to the next.
+    due = event.at - state.since >= rules.step_time and event.fresh > 0
+    return _step_up(state, event, rules) if due and event.judgement.gate == "above" else None
 
 
 def _step_up(state: State, event: Judged, rules: Rollout) -> Next:

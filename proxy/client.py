@@ -55,6 +55,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpRequestParser(self)
         self._requests: deque[_Request] = deque()
+        self._out: list[bytes] = []  # of the reply, not yet written
         self._incoming: _Request | None = None
         self._target = b""
         self._headers: Headers = []
@@ -282,20 +283,28 @@ class ClientConnection(asyncio.Protocol):
         if not request.ended or self._relay.draining or self._closing:
             request.keep_alive = False
         self._chunked_reply = head.length < 0 and http11
-        self._transport.write(response_bytes(head, http11=http11, keep_alive=request.keep_alive))
+        self._out.append(response_bytes(head, http11=http11, keep_alive=request.keep_alive))
 
     def reply_body(self, exchange: Exchange, pieces: list[bytes]) -> None:
         if self._chunked_reply:
-            self._transport.write(chunk(pieces))
+            self._out.append(chunk(pieces))
         else:
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._out += pieces
 
     def reply_ended(self, exchange: Exchange) -> None:
         if self._chunked_reply:
-            self._transport.write(b"0\r\n\r\n")
+            self._out.append(b"0\r\n\r\n")
             self._chunked_reply = False
         request = self._requests.popleft()
         self._ended(request)
+
+    def flush(self) -> None:
+        """One write for all that one read of the upstream brought: each write is a system call
+        and wakes the client."""
+        out = self._out
+        if out:
+            self._out = []
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def refuse(self, exchange: Exchange, error: Refused) -> None:
         """The upstream failed before a byte had gone out: our error, in OpenAI's shape."""
@@ -320,7 +329,8 @@ class ClientConnection(asyncio.Protocol):
         if self._relay.draining or self._closing:
             request.keep_alive = False
         data = response_bytes(head, http11=request.head.http11, keep_alive=request.keep_alive)
-        self._transport.write(data if request.head.method == b"HEAD" else data + body)
+        self._out.append(data if request.head.method == b"HEAD" else data + body)
+        self.flush()
 
     def _ended(self, request: _Request) -> None:
         """A reply is out: on to the next request, or the end."""
@@ -374,6 +384,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._closing = True
+        self.flush()
         self._transport.close()
 
 

@@ -168,6 +168,7 @@ class Caller(Protocol):
     def local_begun(self, head: ResponseHead) -> None: ...
     def response_body(self, pieces: list[bytes]) -> None: ...
     def response_ended(self) -> None: ...
+    def read_done(self) -> None: ...
     def local_failed(self, why: str) -> None: ...
     def local_broke(self, why: str) -> None: ...
 
@@ -259,9 +260,14 @@ class LocalCall:
         self.choice.stage.breaker.record(False, time.monotonic())
         self._end()
         caller.response_ended()
+        caller.read_done()
 
     def response_lost(self, error: Refused) -> None:
         self._fail(error.code)
+
+    def read_done(self) -> None:
+        if self._begun and self._caller is not None:
+            self._caller.read_done()
 
     def upload_full(self, full: bool) -> None:
         """At most 256 KiB are sent: nothing to hold back."""

@@ -221,6 +221,9 @@ class Exchange:
         self._close("ok", "replied before the request had ended" if upload_cut else None)
         self.client.reply_ended(self)
 
+    def read_done(self) -> None:
+        self.client.flush()
+
     def response_lost(self, error: Refused) -> None:
         if self.done:
             return

@@ -56,6 +56,9 @@ class Receiver(Protocol):
     def response_body(self, pieces: list[bytes]) -> None: ...
     def response_ended(self) -> None: ...
     def response_lost(self, error: Refused) -> None: ...
+    def read_done(self) -> None:
+        """All that one read brought has been told: the time to write."""
+
     def upload_full(self, full: bool) -> None: ...
 
 
@@ -227,6 +230,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.response_body(pieces)
         if self._ended and self.receiver is receiver:
             self._finish(receiver)
+        receiver.read_done()
 
     def _finish(self, receiver: Receiver) -> None:
         self.receiver = None

@@ -7,6 +7,7 @@ can't be used is a state with a reason, not a crash.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import signal
@@ -89,13 +90,19 @@ class Manner:
 
     @staticmethod
     def of(request: web.Request, divert: Divert) -> Manner:
-        headers = request.headers
-        try:
-            floor = float(headers.get(CONFIDENCE_HEADER, "0"))
-            patience = float(headers.get(PATIENCE_HEADER, divert.patience))
-        except ValueError:
-            raise Refusal("ineligible", "a header of ours holds no number") from None
-        return Manner(headers.get(PURPOSE_HEADER) in ("shadow", "probe"), floor, patience)
+        shadow = request.headers.get(PURPOSE_HEADER) in ("shadow", "probe")
+        floor = _positive(request, CONFIDENCE_HEADER, 0.0)
+        return Manner(shadow, floor, _positive(request, PATIENCE_HEADER, divert.patience))
+
+
+def _positive(request: web.Request, header: str, default: float) -> float:
+    try:
+        value = float(request.headers.get(header, default))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise Refusal("ineligible", f"{header} must be a number, 0 or more")
+    return value
 
 
 class Model:

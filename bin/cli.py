@@ -1,0 +1,152 @@
+"""The command line: `understudy serve` and everything that looks at or steers what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bin.look import add_commands
+from bin.supervisor import Addresses, StartError, Supervisor, open_home
+from policies.config import ConfigError, load
+from policies.policy import Policy, PolicyError, build
+
+_DEFAULT_HOME: Final = "./understudy-data"
+_home = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_DEFAULT_HOME,
+    show_default=True,
+    envvar="UNDERSTUDY_HOME",
+    help="Folder of the database, the spool and the plan.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("understudy"), prog_name="understudy")
+def main() -> None:
+    """A sidecar between an app and the OpenAI API that lets a local model learn the part."""
+
+
+class _Address(click.ParamType):
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = str(value).rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{value!r}: must be HOST:PORT, e.g. 127.0.0.1:4141", param, ctx)
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+
+@main.command()
+@_home
+@click.option("--listen", type=_Address(), default="127.0.0.1:4141", show_default=True,
+              help="Data port: what OPENAI_BASE_URL points at.")  # fmt: skip
+@click.option("--admin", type=_Address(), default="127.0.0.1:4142", show_default=True,
+              help="Admin site.")  # fmt: skip
+@click.option("--upstream", metavar="URL", help="API to relay to.  [default: the policy's, else "
+              "https://api.openai.com]")  # fmt: skip
+@click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
+@click.option("--no-capture", is_flag=True, help="Relay only; record nothing.")
+def serve(
+    home: Path,
+    listen: tuple[str, int],
+    admin: tuple[str, int],
+    upstream: str | None,
+    policy: Path | None,
+    no_capture: bool,
+) -> None:
+    """Run the sidecar until SIGTERM."""
+    try:
+        settings = _policy(policy, upstream, no_capture)
+        root, _lock = open_home(home)
+        supervisor = Supervisor(settings, root, Addresses(listen, admin))
+        supervisor.open()
+    except (ConfigError, PolicyError, StartError) as error:
+        click.echo(f"understudy: {error}", err=True)
+        sys.exit(2)
+    _announce(supervisor)
+    asyncio.run(supervisor.run())
+
+
+def _policy(path: Path | None, upstream: str | None, no_capture: bool) -> Policy:
+    policy = Policy() if path is None else load(path)
+    if upstream is not None:
+        try:
+            policy = replace(policy, upstream=build({"upstream": upstream}).upstream)
+        except PolicyError as error:
+            raise PolicyError("--upstream", upstream, error.hint) from None
+    if no_capture:
+        policy = replace(policy, capture=replace(policy.capture, enabled=False))
+    return policy
+
+
+def _announce(supervisor: Supervisor) -> None:
+    data, admin = supervisor.shown_addresses()
+    click.echo(f"understudy {importlib.metadata.version('understudy')}")
+    click.echo(f"  relaying  http://{data} -> {supervisor.policy.upstream}")
+    click.echo(f"  app       OPENAI_BASE_URL=http://{data}/v1")
+    click.echo(f"  admin     http://{admin}/?token={supervisor.admin_token}")
+    click.echo(f"  home      {supervisor.root}")
+    if supervisor.policy.candidates and importlib.util.find_spec("llama_cpp") is None:
+        click.echo(
+            "  candidates are disabled: llama-cpp-python is missing; "
+            "install it with: pip install 'understudy[local]'"
+        )
+    sys.stdout.flush()
+
+
+@main.command()
+@_home
+def kill(home: Path) -> None:
+    """Send everything upstream, within a second, whatever else hangs."""
+    _existing(home)
+    (home / "kill").touch(mode=0o600)
+    click.echo("everything goes upstream until: understudy resume")
+
+
+@main.command()
+@_home
+def resume(home: Path) -> None:
+    """Take back `kill`."""
+    _existing(home)
+    (home / "kill").unlink(missing_ok=True)
+    click.echo("the plan is followed again")
+
+
+@main.command()
+@click.option("--seconds", type=click.FloatRange(min=30), default=120.0, show_default=True,
+              help="Longest run.")  # fmt: skip
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder to keep the demo's data in.  [default: a new one]")  # fmt: skip
+@click.option("--plain", is_flag=True, help="Lines instead of a live table.")
+def demo(seconds: float, home: Path | None, plain: bool) -> None:
+    """The whole loop in two minutes, without a key or a download."""
+    for package, extra in (("openai", "demo"), ("llama_cpp", "local")):
+        if importlib.util.find_spec(package) is None:
+            click.echo(f"understudy: demo needs: pip install 'understudy[{extra}]'", err=True)
+            sys.exit(2)
+    from bin.show import run_demo
+
+    sys.exit(run_demo(seconds, home, plain))
+
+
+def _existing(home: Path) -> None:
+    if not home.is_dir():
+        raise click.ClickException(f"--home {home}: no such folder; has 'understudy serve' run?")
+
+
+add_commands(main, _home)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Connections to the database: the one that writes, those that read, and what their errors mean.
+
+SQLite before 3.51.3 can corrupt a WAL file when two connections write or checkpoint at once: so
+only the recorder writes, and `pysqlite3` brings a newer SQLite than Python's where it is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    try:
+        import pysqlite3 as sqlite3
+    except ImportError:  # no wheel for this platform
+        import sqlite3
+
+__all__ = [
+    "Connection", "DatabaseError", "chance_of_retry", "is_corrupt", "iso", "private", "reading",
+    "set_aside", "sqlite3", "transaction", "writer",
+]  # fmt: skip
+
+Connection = sqlite3.Connection
+DatabaseError = sqlite3.DatabaseError
+
+_BUSY_MS: Final = 1000
+_CHECKPOINT_PAGES: Final = 4000
+_JOURNAL_LIMIT: Final = 64 << 20
+_SAFE_VERSION: Final = (3, 51, 3)
+
+# Primary result codes (sqlite.org/rescode.html); an extended code has them in its low byte.
+_CORRUPT: Final = (11, 26)  # CORRUPT, NOTADB
+_PASSING: Final = (5, 6, 7, 8, 10, 13, 14)  # BUSY LOCKED NOMEM READONLY IOERR FULL CANTOPEN
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def is_corrupt(error: BaseException) -> bool:
+    return _code(error) in _CORRUPT
+
+
+def chance_of_retry(error: BaseException) -> bool:
+    """Locked, full, out of memory: the same write may succeed later."""
+    return isinstance(error, OSError) or _code(error) in _PASSING
+
+
+def private(path: Path) -> None:
+    """Make `path` a file that its owner alone can read, whatever the umask.
+
+    SQLite gives -wal and -shm the mode of the database.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.chmod(path, 0o600)
+
+
+def writer(database: Path) -> Connection:
+    """The one connection that writes. Transactions are begun by `transaction` alone."""
+    if sqlite3.sqlite_version_info < _SAFE_VERSION:
+        print(
+            f"understudy: SQLite {sqlite3.sqlite_version} is older than 3.51.3: never let a second "
+            "program write to the database while the sidecar runs",
+            file=sys.stderr,
+        )
+    private(database)
+    connection = sqlite3.connect(
+        str(database), timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _configure(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: Connection) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT}")
+    connection.execute("PRAGMA trusted_schema = OFF")
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """All of it or nothing, for whatever reason it ends."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def reading(database: Path) -> Iterator[Connection]:
+    """A read-only connection in one short transaction: all that is read belongs together."""
+    uri = f"file:{quote(str(database))}?mode=ro"
+    with closing(
+        sqlite3.connect(uri, uri=True, timeout=_BUSY_MS / 1000, isolation_level=None)
+    ) as connection:
+        connection.row_factory = sqlite3.Row
+        connection.execute("BEGIN")
+        yield connection
+
+
+def set_aside(database: Path, why: str) -> Path:
+    """Move an unusable database out of the way, with its journal, and say so."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = database.with_name(f"{database.name}.corrupt-{stamp}")
+    for suffix in ("", "-wal", "-shm"):
+        part = database.with_name(database.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    print(
+        f"understudy: DATABASE UNUSABLE ({why}): kept as {aside}; starting a new, empty one",
+        file=sys.stderr,
+        flush=True,
+    )
+    return aside
+
+
+def iso(at: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,331 @@
+"""A piece of the spool into the database, in one transaction with the reader's position.
+
+That is what makes it exactly once: the position, the rows of exchanges that closed, and the events
+of exchanges still open (`staged`) move together or not at all. The memory's copy of open exchanges
+is a cache of `staged`, changed only after a commit, and thrown away after any failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from policies.spool import Event, Kind
+from store.database import Connection, chance_of_retry, is_corrupt, iso, sqlite3, transaction
+from store.rows import Rows, Unreadable, build, sequence
+from store.spool_reader import Piece, Position
+
+# Bodies of open exchanges kept in memory; above it they are read back from `staged` at the end.
+_MOST_CACHED: Final = 64 << 20
+_BODY_KINDS: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY)
+
+_COLUMNS: Final = (
+    "id", "started_at", "endpoint", "method", "path", "model", "response_model", "status",
+    "outcome", "stream", "complete", "truncated", "served_by", "route", "task_id", "request_hash",
+    "latency_ms", "ttft_ms", "prompt_tokens", "completion_tokens", "usage", "usage_note",
+    "finish_reason", "request_bytes", "response_bytes", "key_hash", "retry_count",
+    "upstream_request_id", "run_id", "seq", "error",
+)  # fmt: skip
+_INSERT_EXCHANGE: Final = (
+    f"INSERT OR IGNORE INTO exchanges ({', '.join(_COLUMNS)}) "
+    f"VALUES ({', '.join(':' + column for column in _COLUMNS)})"
+)
+_INSERT_BODIES: Final = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_TASK: Final = "INSERT OR IGNORE INTO tasks VALUES (?, ?, ?, ?, ?)"
+_INSERT_STAGED: Final = (
+    "INSERT INTO staged (run, exchange, kind, at, payload) VALUES (?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(slots=True)
+class _Open:
+    """An exchange in `staged`. `events` is None when memory was needed for others."""
+
+    run: str
+    events: list[Event] | None
+    size: int
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one piece comes to, before anything is changed."""
+
+    run: str
+    rows: list[Rows] = field(default_factory=list)
+    closed: list[bytes] = field(default_factory=list)  # of these, some were staged
+    staged: dict[bytes, list[Event]] = field(default_factory=dict)
+    highest_seq: int = 0
+    left_open: int = 0
+    incidents: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Ingest:
+    """The spool's side of the writing connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._open: dict[bytes, _Open] = {}
+        self._cached = 0
+        self._loaded = False
+        self._positions: dict[str, Position] = {}
+
+    def position(self, run: str) -> Position:
+        if not self._loaded:
+            self._load()
+        return self._positions.get(run, Position())
+
+    def forget_missing(self, existing: set[str]) -> None:
+        """Drop positions of runs whose folders are gone: their names may come again."""
+        self.position("")
+        gone = [(run,) for run in self._positions if run not in existing]
+        if gone:
+            with transaction(self._connection):
+                self._connection.executemany("DELETE FROM spool_position WHERE run = ?", gone)
+            for (run,) in gone:
+                del self._positions[run]
+
+    def apply(self, run: str, started: float, piece: Piece) -> None:
+        """Commit a piece. On an error nothing has happened: read and apply it again."""
+        self.position(run)
+        try:
+            with transaction(self._connection):
+                batch = self._digest(run, piece)
+                self._write(batch, started, piece)
+        except BaseException:
+            self._forget()
+            raise
+        self._positions[run] = piece.position
+        self._remember(batch)
+
+    def note(self, kind: str, detail: str) -> None:
+        with transaction(self._connection):
+            self._insert_incidents([(kind, detail)])
+
+    # -- from events to a batch
+
+    def _digest(self, run: str, piece: Piece) -> _Batch:
+        batch = _Batch(run)
+        by_exchange: dict[bytes, list[Event]] = {}
+        for event in piece.events:
+            by_exchange.setdefault(event.exchange, []).append(event)
+        for exchange, events in by_exchange.items():
+            self._sort_in(batch, exchange, events)
+        if piece.finished:
+            self._close_all(batch)
+        if piece.unreadable:
+            batch.incidents["unreadable_record", "a kind that is not known"] += piece.unreadable
+        if piece.torn:
+            batch.incidents["torn_tail", f"run {run}: {piece.torn} bytes cut"] += 1
+        return batch
+
+    def _sort_in(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
+        known = exchange in self._open
+        if not known and events[0].kind is not Kind.OPENED:
+            batch.incidents["orphan_record", f"run {batch.run}: no opening"] += len(events)
+        elif any(event.kind is Kind.CLOSED for event in events):
+            before = self._events(exchange) if known else []
+            if known:
+                batch.closed.append(exchange)
+            self._make_rows(batch, exchange, before + events)
+        else:
+            batch.staged[exchange] = _merged(events)
+            if not known:
+                batch.highest_seq = max(batch.highest_seq, sequence(events[0].payload))
+
+    def _close_all(self, batch: _Batch) -> None:
+        """The run is over: what is still open will never close."""
+        cached = [exchange for exchange, open_ in self._open.items() if open_.run == batch.run]
+        for exchange in cached:
+            if exchange in batch.closed:
+                continue
+            batch.closed.append(exchange)
+            events = self._events(exchange) + batch.staged.pop(exchange, [])
+            self._make_rows(batch, exchange, events)
+            batch.left_open += 1
+        for exchange, events in batch.staged.items():
+            self._make_rows(batch, exchange, events)
+            batch.left_open += 1
+        batch.staged = {}
+
+    def _make_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
+        try:
+            rows = build(batch.run, exchange, events)
+        except Unreadable as error:
+            batch.incidents["unreadable_record", str(error)] += 1
+            return
+        except Exception as error:  # a fault of ours must cost one body, not the record
+            detail = f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]
+            batch.incidents["unreadable_exchange", detail] += 1
+            rows = self._bare_rows(batch, exchange, events)
+            if rows is None:
+                return
+        if rows.problem is not None:
+            batch.incidents["unreadable_record", rows.problem] += 1
+        batch.highest_seq = max(batch.highest_seq, rows.seq)
+        batch.rows.append(rows)
+
+    def _bare_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> Rows | None:
+        try:
+            bare = [event for event in events if event.kind not in _BODY_KINDS]
+            rows = build(batch.run, exchange, bare)
+        except Exception:
+            return None
+        rows.exchange["complete"] = 0
+        rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"
+        return rows
+
+    def _events(self, exchange: bytes) -> list[Event]:
+        events = self._open[exchange].events
+        if events is not None:
+            return events
+        found = self._connection.execute(
+            "SELECT kind, at, payload FROM staged WHERE exchange = ? ORDER BY number", (exchange,)
+        )
+        return [Event(Kind(kind), exchange, at, bytes(payload)) for kind, at, payload in found]
+
+    # -- into the database
+
+    def _write(self, batch: _Batch, started: float, piece: Piece) -> None:
+        execute, executemany = self._connection.execute, self._connection.executemany
+        recorded = self._insert_rows(batch)
+        executemany(_INSERT_STAGED, _staged_rows(batch))
+        if batch.closed:
+            executemany("DELETE FROM staged WHERE exchange = ?", [(one,) for one in batch.closed])
+        self._insert_incidents(_counted(batch.incidents))
+        execute(
+            "INSERT OR REPLACE INTO spool_position VALUES (?, ?, ?)",
+            (batch.run, piece.position.segment, piece.position.offset),
+        )
+        execute(
+            "INSERT INTO runs (id, started_at, highest_seq, recorded, torn_bytes) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            "highest_seq = max(highest_seq, excluded.highest_seq), "
+            "recorded = recorded + excluded.recorded, "
+            "torn_bytes = torn_bytes + excluded.torn_bytes",
+            (batch.run, iso(started), batch.highest_seq, recorded, piece.torn),
+        )
+        if piece.finished:
+            execute(
+                "UPDATE runs SET ended_clean = (? AND torn_bytes = 0) "
+                "WHERE id = ? AND ended_clean IS NULL",
+                (batch.left_open == 0, batch.run),
+            )
+
+    def _insert_rows(self, batch: _Batch) -> int:
+        if not batch.rows:
+            return 0
+        try:
+            return self._insert_all(batch.rows)
+        except sqlite3.Error as error:
+            if chance_of_retry(error) or is_corrupt(error):
+                raise
+        except (OverflowError, ValueError, TypeError):
+            pass  # a value that SQLite has no place for: find whose it is
+        return sum(self._insert_one(batch, rows) for rows in batch.rows)
+
+    def _insert_all(self, rows: list[Rows]) -> int:
+        executemany = self._connection.executemany
+        tasks = {row.task[0]: row.task for row in reversed(rows) if row.task is not None}
+        if tasks:
+            executemany(_INSERT_TASK, tasks.values())
+        executemany(_INSERT_BODIES, [row.bodies for row in rows if row.bodies is not None])
+        return int(executemany(_INSERT_EXCHANGE, [row.exchange for row in rows]).rowcount)
+
+    def _insert_one(self, batch: _Batch, rows: Rows) -> int:
+        try:
+            return self._insert_all([rows])
+        except Exception as error:
+            if chance_of_retry(error) or is_corrupt(error):
+                raise
+            detail = f"{rows.exchange['id']}: {type(error).__name__}: {error}"[:300]
+            batch.incidents["unreadable_exchange", detail] += 1
+            return 0
+
+    def _insert_incidents(self, found: Iterable[tuple[str, str]]) -> None:
+        at = iso(time.time())
+        self._connection.executemany(
+            "INSERT INTO incidents VALUES (?, ?, ?)", [(at, kind, detail) for kind, detail in found]
+        )
+
+    # -- the cache
+
+    def _load(self) -> None:
+        """Read back what a predecessor left: positions, and which exchanges are open."""
+        self._open = {
+            bytes(exchange): _Open(run, None, 0)
+            for exchange, run in self._connection.execute(
+                "SELECT exchange, run FROM staged GROUP BY exchange"
+            )
+        }
+        self._positions = {
+            run: Position(segment, offset)
+            for run, segment, offset in self._connection.execute("SELECT * FROM spool_position")
+        }
+        self._cached = 0
+        self._loaded = True
+
+    def _forget(self) -> None:
+        self._loaded = False
+
+    def _remember(self, batch: _Batch) -> None:
+        for exchange in batch.closed:
+            self._cached -= self._open.pop(exchange).size
+        for exchange, events in batch.staged.items():
+            size = sum(len(event.payload) for event in events)
+            known = self._open.get(exchange)
+            if known is None:
+                self._open[exchange] = _Open(batch.run, events, size)
+            elif known.events is not None:
+                known.events = known.events + events
+                known.size += size
+            else:
+                continue
+            self._cached += size
+        if self._cached > _MOST_CACHED:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for open_ in sorted(self._open.values(), key=lambda one: one.size, reverse=True):
+            if self._cached <= _MOST_CACHED // 2:
+                return
+            self._cached -= open_.size
+            open_.events, open_.size = None, 0
+
+
+def _merged(events: list[Event]) -> list[Event]:
+    """The same events, with bodies that follow each other joined: a stream comes in crumbs."""
+    merged: list[Event] = []
+    pieces: list[bytes] = []
+    for event in events:
+        if pieces and event.kind is merged[-1].kind:
+            pieces.append(event.payload)
+            continue
+        _join_last(merged, pieces)
+        merged.append(event)
+        pieces = [event.payload] if event.kind in _BODY_KINDS else []
+    _join_last(merged, pieces)
+    return merged
+
+
+def _join_last(merged: list[Event], pieces: list[bytes]) -> None:
+    if len(pieces) > 1:
+        last = merged[-1]
+        merged[-1] = Event(last.kind, last.exchange, last.at, b"".join(pieces))
+
+
+def _staged_rows(batch: _Batch) -> list[tuple[Any, ...]]:
+    return [
+        (batch.run, exchange, int(event.kind), event.at, event.payload)
+        for exchange, events in batch.staged.items()
+        for event in events
+    ]
+
+
+def _counted(incidents: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [
+        (kind, detail if count == 1 else f"{detail} ({count} times)")
+        for (kind, detail), count in incidents.items()
+    ]

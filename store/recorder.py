@@ -1,0 +1,292 @@
+"""The recorder: the only writer of the database.
+
+One thread owns the connection; the event loop only waits, so that a signal or a director's request
+is heard while a disk is slow. A database that is locked or full is tried again, with growing
+pauses: what was not committed is still in the spool, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import orjson
+
+from policies.home import Home
+from policies.settings import Settings
+from store import schema, spool_reader, writes
+from store.database import Connection, chance_of_retry, is_corrupt, set_aside
+from store.ingest import Ingest
+
+_POLL_SECONDS: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_WARN_SECONDS: Final = 60.0
+_DRAIN_SECONDS: Final = 10.0  # of failures in a row; the next start goes on where this one stopped
+_ANSWER_SECONDS: Final = 10.0  # a director's write waits that long for a locked database
+_T = TypeVar("_T")
+
+
+async def run(settings: Settings) -> None:
+    """Record until SIGTERM or SIGINT, then what is left in the spool, then return."""
+    stop = asyncio.Event()
+    _on_signals(stop)
+    async with _sole_reader(settings.home.spool, stop):
+        if not stop.is_set():
+            await Recorder(settings.home, stop).run()
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(ValueError, RuntimeError):  # not in the main thread: the caller cancels
+            loop.add_signal_handler(number, stop.set)
+
+
+@asynccontextmanager
+async def _sole_reader(spool: Path, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Wait until a predecessor that still drains is gone: two writers could harm the database."""
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not stop.is_set():
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await _pause(stop, _POLL_SECONDS)
+        yield
+    finally:
+        os.close(folder)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+class Recorder:
+    """Reads the spool, serves writes, owns the connection through its one thread."""
+
+    def __init__(self, home: Home, stop: asyncio.Event) -> None:
+        self._home = home
+        self._stop = stop
+        self._thread = ThreadPoolExecutor(1, "database")
+        self._database = _Database(home)
+        self._trouble = _Trouble()
+
+    async def run(self) -> None:
+        try:
+            await self._open()
+            server = await self._listen()
+            try:
+                await self._read_spool()
+            finally:
+                server.close()
+                self._home.recorder_socket.unlink(missing_ok=True)
+            await self._drain()
+        finally:
+            with suppress(Exception):  # the spool still has what could not be written
+                await self._in_thread(self._database.close)
+            self._thread.shutdown()
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # -- the spool
+
+    async def _open(self) -> None:
+        while not self._stop.is_set():
+            if await self._tried(self._database.open) is not None:
+                return
+            await _pause(self._stop, self._trouble.pause)
+
+    async def _read_spool(self) -> None:
+        while not self._stop.is_set():
+            more = await self._tried(self._database.step)
+            if more is None:
+                await _pause(self._stop, self._trouble.pause)
+            elif not more:
+                await _pause(self._stop, _POLL_SECONDS)
+
+    async def _drain(self) -> None:
+        """Everything that the spool holds now; the proxies have stopped, or will be read later."""
+        while self._trouble.seconds() < _DRAIN_SECONDS:
+            more = await self._tried(self._database.step)
+            if more is None:
+                await asyncio.sleep(self._trouble.pause)
+            elif not more:
+                return
+
+    async def _tried(self, work: Callable[[], bool]) -> bool | None:
+        """Its result, or None when it failed in a way that may pass."""
+        try:
+            result = await self._in_thread(work)
+            if (past := self._trouble.end()) is not None:
+                await self._in_thread(lambda: self._database.note("database_trouble", past))
+            return result
+        except schema.NewerSchema:
+            raise
+        except Exception as error:
+            if is_corrupt(error):
+                await self._in_thread(lambda: self._database.replace(str(error)))
+            self._trouble.begin(error)
+            return None
+
+    # -- the director
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(
+            self._serve, sock=_private_socket(self._home.recorder_socket), limit=writes.MOST_LINE
+        )
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(orjson.dumps(await self._answer(line)) + b"\n")
+                await writer.drain()
+        except ValueError:
+            writer.write(b'{"ok":false,"error":"a line of more than 16 MiB"}\n')
+        except ConnectionError:
+            pass  # gone; what it sent is committed or not, and it will send it again
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, object]:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        try:
+            asked = writes.load(line)
+        except ValueError as error:
+            return {"ok": False, "error": str(error)}
+        while True:
+            try:
+                await self._in_thread(lambda: self._database.write(asked))
+                return {"ok": True}
+            except Exception as error:
+                stopping = self._stop.is_set() or time.monotonic() > deadline
+                if stopping or not chance_of_retry(error):
+                    return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            await _pause(self._stop, 2 * _POLL_SECONDS)
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Bound as 0600 from the first moment: Linux gives the file the socket's own mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    os.fchmod(listener.fileno(), 0o600)
+    listener.bind(str(path))
+    os.chmod(path, 0o600)
+    return listener
+
+
+class _Database:
+    """What runs in the thread."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._connection: Connection | None = None
+        self._ingest: Ingest | None = None
+        self._finished: set[str] = set()
+
+    def open(self) -> bool:
+        self._home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._connection = schema.prepare(self._home.database)
+        self._ingest = Ingest(self._connection)
+        self._ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
+        return True
+
+    def replace(self, why: str) -> None:
+        """The database turned out to be damaged while in use."""
+        self._disconnect()
+        set_aside(self._home.database, why)
+        self.open()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._ingest = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def note(self, kind: str, detail: str) -> None:
+        self._opened().note(kind, detail)
+
+    def write(self, asked: list[writes.Write]) -> None:
+        self._opened()
+        assert self._connection is not None
+        writes.apply(self._connection, asked)
+
+    def step(self) -> bool:
+        """One piece of every run. Is there more to read at once?"""
+        ingest = self._opened()
+        # A list, not a generator: every run gets its turn.
+        return any([self._step_run(ingest, run) for run in spool_reader.runs(self._home.spool)])
+
+    def _step_run(self, ingest: Ingest, run: Path) -> bool:
+        if run.name not in self._finished:
+            before = ingest.position(run.name)
+            piece = spool_reader.read(run, before)
+            if not (piece.events or piece.finished or piece.position != before):
+                return False
+            ingest.apply(run.name, spool_reader.started_at(run), piece)
+            if not piece.finished:
+                spool_reader.delete_read(run, piece.position)
+                return piece.more
+            self._finished.add(run.name)
+        with suppress(OSError):  # next time, then
+            spool_reader.delete_run(run)
+            self._finished.discard(run.name)
+            ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
+        return False
+
+    def _opened(self) -> Ingest:
+        if self._ingest is None:
+            self.open()
+        assert self._ingest is not None
+        return self._ingest
+
+
+class _Trouble:
+    """Since when nothing can be written, how long to wait, and when to say so again."""
+
+    def __init__(self) -> None:
+        self.pause = _POLL_SECONDS
+        self._since: float | None = None
+        self._warned = -_WARN_SECONDS
+        self._reason = ""
+
+    def begin(self, error: Exception) -> None:
+        now = time.monotonic()
+        self.pause = _POLL_SECONDS if self._since is None else min(2 * self.pause, _LONGEST_PAUSE)
+        self._since = now if self._since is None else self._since
+        self._reason = f"{type(error).__name__}: {error}"
+        if now - self._warned >= _WARN_SECONDS:
+            self._warned = now
+            print(
+                f"understudy: the recorder can't write ({self._reason}); it keeps trying",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def end(self) -> str | None:
+        """What has just passed, for the record; None when nothing was wrong."""
+        if self._since is None:
+            return None
+        said = f"{self._reason}; {self.seconds():.1f} s"
+        self._since = None
+        return said
+
+    def seconds(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since

@@ -1,0 +1,301 @@
+"""The tables, and how a database becomes one of ours. Plain SQL, for a person to read.
+
+Unknown values are NULL, never 0. Times that a person looks at are ISO 8601 in UTC; those that
+shadow hands over stay seconds since the epoch, so that they come back exactly as they were.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from store.database import Connection, DatabaseError, is_corrupt, set_aside, transaction, writer
+
+VERSION: Final = 1
+APPLICATION_ID: Final = 0x55445359  # "UDSY"
+_MAGIC: Final = b"SQLite format 3\0"
+_USER_VERSION_AT: Final = 60  # in the file's header (sqlite.org/fileformat.html)
+_HEADER_BYTES: Final = 100
+# A whole check reads every page: a second up to here, minutes beyond.
+_MOST_CHECKED: Final = 512 << 20
+
+migrations = Migrations("understudy")
+
+_TABLES: Final = (
+    """
+    CREATE TABLE exchanges (
+        id                  TEXT PRIMARY KEY,  -- UUIDv7
+        started_at          TEXT NOT NULL,     -- ISO 8601, UTC, milliseconds
+        endpoint            TEXT NOT NULL,
+        method              TEXT NOT NULL,
+        path                TEXT NOT NULL,     -- query values that could be private are hashed
+        model               TEXT,              -- as asked for
+        response_model      TEXT,              -- as answered
+        status              INTEGER,           -- NULL: no answer began
+        outcome             TEXT NOT NULL,
+        stream              INTEGER NOT NULL,
+        complete            INTEGER NOT NULL,  -- 1: the whole answer, known to be whole
+        truncated           INTEGER NOT NULL,  -- 1: the record, not the answer, was cut
+        served_by           TEXT,              -- 'upstream' or a candidate; NULL: nobody
+        route               TEXT,              -- JSON: last decision to divert or not, and why
+        task_id             TEXT,
+        request_hash        TEXT,              -- equal for requests that ask the same
+        latency_ms          REAL,
+        ttft_ms             REAL,
+        prompt_tokens       INTEGER,
+        completion_tokens   INTEGER,
+        usage               TEXT,              -- JSON, as it came
+        usage_note          TEXT,              -- why the tokens are NULL
+        finish_reason       TEXT,              -- of the first choice
+        request_bytes       INTEGER,
+        response_bytes      INTEGER,
+        key_hash            TEXT,              -- keyed hash over the credentials
+        retry_count         INTEGER,           -- x-stainless-retry-count
+        upstream_request_id TEXT,              -- x-request-id
+        run_id              TEXT NOT NULL,
+        seq                 INTEGER,
+        error               TEXT
+    )""",
+    """
+    CREATE TABLE bodies (
+        exchange_id   TEXT PRIMARY KEY REFERENCES exchanges (id),
+        request       TEXT,  -- exactly as sent, freed of Content-Encoding
+        response      TEXT,  -- exactly as sent, freed of Content-Encoding
+        assembled     TEXT,  -- JSON: what a streamed response amounts to
+        request_note  TEXT,  -- why it is NULL, or not whole
+        response_note TEXT
+    )""",
+    """
+    CREATE TABLE tasks (
+        id            TEXT PRIMARY KEY,
+        endpoint      TEXT NOT NULL,
+        model         TEXT,
+        system_prompt TEXT,
+        first_seen    TEXT NOT NULL
+    )""",
+    """
+    CREATE TABLE observations (
+        candidate         TEXT NOT NULL,
+        exchange_id       TEXT NOT NULL,
+        model_sha256      TEXT NOT NULL,
+        at                REAL NOT NULL,  -- seconds since the epoch
+        answer            TEXT,
+        finish_reason     TEXT,
+        prompt_tokens     INTEGER,
+        completion_tokens INTEGER,
+        latency_ms        REAL NOT NULL,
+        margin            REAL,
+        error             TEXT,
+        PRIMARY KEY (candidate, exchange_id)
+    )""",
+    """
+    CREATE TABLE comparisons (
+        candidate    TEXT NOT NULL,
+        exchange_id  TEXT NOT NULL,
+        task_id      TEXT NOT NULL,
+        request_hash TEXT NOT NULL,
+        at           REAL NOT NULL,  -- seconds since the epoch
+        verdict      TEXT NOT NULL,  -- matched, mismatched, ignored
+        score        REAL,           -- NULL when ignored
+        why          TEXT NOT NULL,
+        PRIMARY KEY (candidate, exchange_id)
+    )""",
+    """
+    CREATE TABLE rollouts (
+        task_id   TEXT NOT NULL,
+        candidate TEXT NOT NULL,
+        phase     TEXT NOT NULL,
+        percent   REAL NOT NULL,
+        state     TEXT NOT NULL,  -- JSON
+        at        REAL NOT NULL,  -- seconds since the epoch
+        why       TEXT NOT NULL,  -- of the last line in the log
+        PRIMARY KEY (task_id, candidate)
+    )""",
+    """
+    CREATE TABLE rollout_log (
+        number    INTEGER PRIMARY KEY,
+        task_id   TEXT NOT NULL,
+        candidate TEXT NOT NULL,
+        at        REAL NOT NULL,
+        phase     TEXT NOT NULL,
+        percent   REAL NOT NULL,
+        why       TEXT NOT NULL
+    )""",
+    """
+    CREATE TABLE runs (
+        id          TEXT PRIMARY KEY,
+        started_at  TEXT NOT NULL,
+        ended_clean INTEGER,                      -- NULL: it runs; 0: exchanges or bytes were cut
+        highest_seq INTEGER NOT NULL DEFAULT 0,   -- requests that the proxy counted
+        recorded    INTEGER NOT NULL DEFAULT 0,   -- of these, rows in exchanges
+        torn_bytes  INTEGER NOT NULL DEFAULT 0
+    )""",
+    """
+    CREATE TABLE incidents (
+        at     TEXT NOT NULL,
+        kind   TEXT NOT NULL,
+        detail TEXT NOT NULL
+    )""",
+    """
+    CREATE TABLE spool_position (
+        run       TEXT PRIMARY KEY,
+        segment   INTEGER NOT NULL,
+        "offset"  INTEGER NOT NULL
+    )""",
+    """
+    CREATE TABLE staged (  -- events of exchanges that are still open
+        number   INTEGER PRIMARY KEY,
+        run      TEXT NOT NULL,
+        exchange BLOB NOT NULL,
+        kind     INTEGER NOT NULL,
+        at       REAL NOT NULL,
+        payload  BLOB NOT NULL
+    )""",
+)
+
+_INDEXES: Final = (
+    "CREATE INDEX exchanges_by_time ON exchanges (started_at)",
+    "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at)",
+    "CREATE INDEX exchanges_by_outcome ON exchanges (outcome, served_by)",
+    "CREATE INDEX comparisons_by_task ON comparisons (task_id, candidate, at)",
+    "CREATE INDEX observations_by_exchange ON observations (exchange_id)",
+    "CREATE INDEX rollout_log_by_task ON rollout_log (task_id, candidate, at)",
+    "CREATE INDEX staged_by_exchange ON staged (exchange)",
+)
+
+_VIEWS: Final = (
+    """
+    CREATE VIEW pairs AS  -- both sides as JSON; NULL where they are not
+    SELECT exchange_id AS id,
+           CASE WHEN json_valid(request) THEN request END AS request,
+           CASE WHEN assembled IS NOT NULL THEN assembled
+                WHEN json_valid(response) THEN response END AS response
+    FROM bodies""",
+    # A LEFT JOIN: SQLite leaves it out where no body is asked for, and scans stay cheap.
+    """
+    CREATE VIEW teacher_pairs AS  -- what may be learned from: whole answers of the upstream itself
+    SELECT e.rowid AS number, e.id, e.started_at, e.task_id, e.request_hash, e.model,
+           e.response_model, e.finish_reason, e.prompt_tokens, e.completion_tokens,
+           b.request AS request, coalesce(b.assembled, b.response) AS response
+    FROM exchanges AS e LEFT JOIN bodies AS b ON b.exchange_id = e.id
+    WHERE e.endpoint = 'chat.completions' AND e.status BETWEEN 200 AND 299
+      AND e.outcome = 'ok' AND e.complete = 1 AND e.truncated = 0
+      AND e.served_by = 'upstream' AND e.task_id IS NOT NULL
+      AND e.finish_reason IN ('stop', 'tool_calls', 'function_call')""",
+)
+
+
+@migrations()
+def m001_first(database: Database) -> None:
+    for statement in (*_TABLES, *_INDEXES, *_VIEWS):
+        database.execute(statement)
+
+
+class NewerSchema(RuntimeError):
+    """The database was written by a later version; nothing in it was touched."""
+
+    def __init__(self, database: Path, found: str) -> None:
+        super().__init__(
+            f"{database}: its schema ({found}) is newer than this version of understudy knows "
+            f"({VERSION}): install the version that wrote it, or move the file away"
+        )
+
+
+class _NotOurs(Exception):
+    pass
+
+
+def prepare(database: Path) -> Connection:
+    """Open for writing, migrated and sound. What can't be used is set aside; newer is refused."""
+    _refuse_newer_file(database)
+    try:
+        return _open(database)
+    except _NotOurs as error:
+        set_aside(database, str(error))
+    except DatabaseError as error:
+        if not is_corrupt(error):
+            raise
+        set_aside(database, str(error))
+    return _open(database)
+
+
+def _refuse_newer_file(database: Path) -> None:
+    """By the bytes of its header: to open it would already create files next to it."""
+    try:
+        with database.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        return
+    version, _, application = struct.unpack_from(">iii", header, _USER_VERSION_AT)
+    if application == APPLICATION_ID and version > VERSION:
+        raise NewerSchema(database, str(version))
+
+
+def _open(database: Path) -> Connection:
+    connection = writer(database)
+    try:
+        _check_origin(connection, database)
+        _check_pages(connection, database)
+        _migrate(connection)
+        _check_tables(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_origin(connection: Connection, database: Path) -> None:
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if not tables:
+        return
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise _NotOurs("it is a database of something else")
+    if version > VERSION:
+        raise NewerSchema(database, str(version))
+    if version < 1:
+        raise _NotOurs(f"schema version {version} never was")
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    applied = {migration.name for migration in migrations.applied(_utils(connection))}
+    if unknown := applied - known:
+        raise NewerSchema(database, ", ".join(sorted(unknown)))
+
+
+def _check_pages(connection: Connection, database: Path) -> None:
+    if database.stat().st_size > _MOST_CHECKED:
+        return
+    (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise _NotOurs(str(said).replace("\n", " ")[:200])
+
+
+def _migrate(connection: Connection) -> None:
+    if not migrations.pending(_utils(connection)):
+        return
+    # sqlite-utils handles transactions itself, over a connection that begins them implicitly.
+    connection.isolation_level = ""
+    try:
+        migrations.apply(_utils(connection))
+    finally:
+        connection.isolation_level = None
+    with transaction(connection):
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the header says it, too
+
+
+def _check_tables(connection: Connection) -> None:
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if not names >= {"exchanges", "bodies", "staged", "spool_position", "teacher_pairs"}:
+        raise _NotOurs("its tables are missing")
+
+
+def _utils(connection: Connection) -> Database:
+    return Database(connection, recursive_triggers=False, execute_plugins=False)
