@@ -27,6 +27,7 @@ from enum import IntEnum
 from typing import Final, Literal, TypedDict
 
 HEADER: Final = struct.Struct("<IIB16sd")
+_UNCHECKED: Final = struct.Struct("<II")
 _CHECKED: Final = struct.Struct("<B16sd")
 _CHECKED_AT: Final = 8  # kind, exchange and time follow length and checksum
 SEGMENT_SUFFIX: Final = ".seg"
@@ -94,11 +95,15 @@ class Event:
     payload: bytes
 
 
-def pack(kind: int, exchange: bytes, at: float, payload: bytes) -> bytes:
-    """One record. The hot path of capture: two structs and one CRC."""
+def header(kind: int, exchange: bytes, at: float, payload: bytes) -> bytes:
+    """What goes before the payload. The hot path of capture: two structs and one CRC."""
     checked = _CHECKED.pack(kind, exchange, at)
-    crc = zlib.crc32(payload, zlib.crc32(checked))
-    return struct.pack("<II", len(payload), crc) + checked + payload
+    return _UNCHECKED.pack(len(payload), zlib.crc32(payload, zlib.crc32(checked))) + checked
+
+
+def pack(kind: int, exchange: bytes, at: float, payload: bytes) -> bytes:
+    """One whole record."""
+    return header(kind, exchange, at, payload) + payload
 
 
 def unpack(data: bytes, offset: int = 0) -> Iterator[tuple[Event, int]]:

@@ -6,14 +6,14 @@ from http import HTTPStatus
 
 import orjson
 
-from proxy.heads import Headers, Refused, ResponseHead
+from proxy.heads import Pairs, Refused, ResponseHead, response_of
 
 
 def json_answer(
-    status: int, body: object, headers: Headers | None = None
+    status: int, body: object, headers: Pairs | None = None
 ) -> tuple[ResponseHead, bytes]:
     data = orjson.dumps(body)
-    head = ResponseHead(
+    head = response_of(
         status,
         HTTPStatus(status).phrase.encode(),
         [

@@ -14,16 +14,16 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, Protocol
+from typing import IO, Final, Protocol
 
 import orjson
 
 from policies import spool
 from policies.policy import Capture as CapturePolicy
 from policies.spool import Kind, Outcome
-from proxy.heads import Headers, RequestHead
+from proxy.heads import RequestHead, ResponseHead
 from proxy.redact import Redactor
 
 _FLUSH_SECONDS: Final = 0.01
@@ -31,16 +31,19 @@ _FLUSH_BYTES: Final = 256 * 1024
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
 _SEGMENT_BYTES: Final = 8 << 20
 _FSYNC_SECONDS: Final = 1.0
-
-Side = Literal["request", "response"]
+_MOST_BUFFERS: Final = 1000  # in one writev; Linux takes 1024
+# Plain integers: reading a member of an enumeration costs more than packing it.
+_REQUEST_BODY: Final = int(Kind.REQUEST_BODY)
+_RESPONSE_BODY: Final = int(Kind.RESPONSE_BODY)
 
 
 class Tape(Protocol):
     """What one exchange leaves behind."""
 
     def routed(self, to: str, why: str) -> None: ...
-    def body(self, side: Side, data: bytes) -> None: ...
-    def response_head(self, status: int, headers: Headers) -> None: ...
+    def request_body(self, data: bytes) -> None: ...
+    def response_body(self, data: bytes) -> None: ...
+    def response_head(self, head: ResponseHead) -> None: ...
     def closed(self, outcome: Outcome, error: str | None = None) -> None: ...
 
 
@@ -48,8 +51,9 @@ class BlankTape:
     """Records nothing: capture is off."""
 
     def routed(self, to: str, why: str) -> None: ...
-    def body(self, side: Side, data: bytes) -> None: ...
-    def response_head(self, status: int, headers: Headers) -> None: ...
+    def request_body(self, data: bytes) -> None: ...
+    def response_body(self, data: bytes) -> None: ...
+    def response_head(self, head: ResponseHead) -> None: ...
     def closed(self, outcome: Outcome, error: str | None = None) -> None: ...
 
 
@@ -68,45 +72,53 @@ class Counters:
 
 
 class ExchangeTape:
-    __slots__ = ("_bodies", "_cut", "_exchange", "_kept", "_sizes", "_spool")
+    __slots__ = ("_bodies", "_cut", "_exchange", "_request", "_response", "_spool")
 
     def __init__(self, spool_: Spool, exchange: bytes, bodies: bool) -> None:
         self._spool = spool_
         self._exchange = exchange
         self._bodies = bodies
-        self._kept = {"request": 0, "response": 0}
-        self._sizes = {"request": 0, "response": 0}
+        self._request = 0  # bytes seen
+        self._response = 0
         self._cut: dict[str, str] = {}
 
     def routed(self, to: str, why: str) -> None:
         self._spool.add(Kind.ROUTED, self._exchange, orjson.dumps({"to": to, "why": why}))
 
-    def body(self, side: Side, data: bytes) -> None:
-        self._sizes[side] += len(data)
-        if not self._bodies or side in self._cut:
-            return  # once cut, stays cut: a body with a hole would be read as whole
-        why = self._spool.refuses_body(self._kept[side] + len(data))
-        if why is not None:
-            self._cut[side] = why
-            self._spool.counters.bodies_cut += 1
-            return
-        self._kept[side] += len(data)
-        kind = Kind.REQUEST_BODY if side == "request" else Kind.RESPONSE_BODY
-        self._spool.add(kind, self._exchange, data)
+    def request_body(self, data: bytes) -> None:
+        self._request += len(data)
+        if self._bodies and not self._cuts("request", self._request):
+            self._spool.add(_REQUEST_BODY, self._exchange, data)
 
-    def response_head(self, status: int, headers: Headers) -> None:
-        said = {"status": status, "headers": self._spool.redactor.headers(headers)}
-        self._spool.add(Kind.RESPONSE_HEAD, self._exchange, orjson.dumps(said))
+    def response_body(self, data: bytes) -> None:
+        self._response += len(data)
+        if self._bodies and not self._cuts("response", self._response):
+            self._spool.add(_RESPONSE_BODY, self._exchange, data)
+
+    def _cuts(self, side: str, size: int) -> bool:
+        """Once cut, a body stays cut: one with a hole would be read as whole."""
+        spool_ = self._spool
+        if size <= spool_.body_limit and not self._cut:
+            return False
+        if side not in self._cut and size > spool_.body_limit:
+            self._cut[side] = spool_.refuses_bodies or "limit"
+            spool_.counters.bodies_cut += 1
+        return side in self._cut
+
+    def response_head(self, head: ResponseHead) -> None:
+        headers = self._spool.redactor.headers(head.shape, head.values)
+        said = b'{"status":%d,"headers":%b}' % (head.status, headers)
+        self._spool.add(Kind.RESPONSE_HEAD, self._exchange, said)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        said = {
-            "outcome": outcome,
-            "error": error,
-            "request_bytes": self._sizes["request"],
-            "response_bytes": self._sizes["response"],
-            "cut": self._cut,
-        }
-        self._spool.add(Kind.CLOSED, self._exchange, orjson.dumps(said))
+        said = b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
+            outcome.encode(),
+            b"null" if error is None else orjson.dumps(error),
+            self._request,
+            self._response,
+            orjson.dumps(self._cut) if self._cut else b"{}",
+        )
+        self._spool.add(Kind.CLOSED, self._exchange, said)
 
 
 class Spool:
@@ -121,7 +133,9 @@ class Spool:
     ) -> None:
         self.redactor = redactor
         self.counters = Counters()
-        self._limit = policy.body_bytes
+        self.refuses_bodies: str | None = None  # why new body bytes are not kept now
+        self.body_limit = policy.body_bytes
+        self._policy_limit = policy.body_bytes
         self._loop = loop
         self._ids = _Ids()
         self._records: list[bytes] = []
@@ -129,41 +143,46 @@ class Spool:
         self._timer: asyncio.TimerHandle | None = None
         self._writer = _Writer(folder, policy, self.counters)
 
-    def open(self, head: RequestHead, bodies: bool) -> tuple[bytes, Tape]:
+    def open(self, head: RequestHead, key: str | None, bodies: bool) -> tuple[bytes, Tape]:
         """A new exchange: its id and its tape."""
         self.counters.exchanges += 1
         exchange = self._ids.next()
-        said = {
-            "seq": self.counters.exchanges,
-            "at": time.time(),
-            "method": head.method.decode("latin-1"),
-            "target": self.redactor.target(head.target),
-            "headers": self.redactor.headers(head.headers),
-            "key": self.redactor.key_hash(head.credentials),
-        }
-        self.add(Kind.OPENED, exchange, orjson.dumps(said))
+        said = b'{"seq":%d,"at":%.6f,"method":"%b","target":%b,"headers":%b,"key":%b}' % (
+            self.counters.exchanges,
+            time.time(),
+            head.method,
+            self.redactor.target(head.target),
+            self.redactor.headers(head.shape, head.values),
+            b"null" if key is None else b'"%b"' % key.encode(),
+        )
+        self.add(Kind.OPENED, exchange, said)
         return exchange, ExchangeTape(self, exchange, bodies)
 
-    def refuses_body(self, size: int) -> str | None:
-        """Why a body that would grow to `size` bytes is not kept; None when it is."""
-        if size > self._limit:
-            return "limit"
-        if self._waiting > _MOST_WAITING:
-            return "dropped"
-        return "high_water" if self._writer.high_water else None
-
-    def add(self, kind: Kind, exchange: bytes, payload: bytes) -> None:
-        if self._waiting > 2 * _MOST_WAITING:
-            self.counters.records_dropped += 1
-            return
-        record = spool.pack(kind, exchange, time.monotonic(), payload)
-        self._records.append(record)
-        self._waiting += len(record)
+    def add(self, kind: int, exchange: bytes, payload: bytes) -> None:
+        records = self._records
+        records.append(spool.header(kind, exchange, time.monotonic(), payload))
+        records.append(payload)
+        self._waiting += len(payload) + spool.HEADER.size
         if self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_SECONDS, self._flush)
-        elif self._waiting > _FLUSH_BYTES and not self._writer.busy:
-            self._timer.cancel()
+        elif self._waiting > _FLUSH_BYTES:
+            self._much_waiting()
+
+    def _much_waiting(self) -> None:
+        if not self._writer.busy:
+            if self._timer is not None:
+                self._timer.cancel()
             self._flush()
+        elif self._waiting > 2 * _MOST_WAITING:
+            del self._records[-2:]  # even heads and endings, when the disk stands still
+            self.counters.records_dropped += 1
+            self._waiting = 2 * _MOST_WAITING
+        elif self._waiting > _MOST_WAITING:
+            self._refuse_bodies("dropped")
+
+    def _refuse_bodies(self, why: str | None) -> None:
+        self.refuses_bodies = why
+        self.body_limit = self._policy_limit if why is None else -1
 
     def _flush(self) -> None:
         self._timer = None
@@ -175,6 +194,7 @@ class Spool:
         self._writer.submit(self._records)
         self._records = []
         self._waiting = 0
+        self._refuse_bodies("high_water" if self._writer.high_water else None)
 
     def close(self) -> None:
         """Write all that is left, and block until it is written: only when the work is done."""
@@ -205,7 +225,6 @@ class _Ids:
 class _Segment:
     file: IO[bytes]
     size: int = 0
-    synced: float = field(default_factory=time.monotonic)
 
 
 class _Writer:
@@ -224,6 +243,7 @@ class _Writer:
         self._number = 0
         self._segment: _Segment | None = None
         self._warned = 0.0
+        self._synced = time.monotonic()
         folder.mkdir(mode=0o700, parents=True, exist_ok=False)
         self._alive = os.open(folder / spool.ALIVE_FILE, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._alive, fcntl.LOCK_EX)
@@ -255,11 +275,10 @@ class _Writer:
         if not records:
             return
         segment = self._segment or self._next_segment()
-        data = b"".join(records)
-        written = 0
-        while written < len(data):
-            written += segment.file.write(data[written:] if written else data)
-        segment.size += len(data)
+        for start in range(0, len(records), _MOST_BUFFERS):
+            segment.size += _write_all(
+                segment.file.fileno(), records[start : start + _MOST_BUFFERS]
+            )
         self._sync(segment)
         if segment.size >= _SEGMENT_BYTES:
             self._end_segment()
@@ -268,10 +287,9 @@ class _Writer:
         if self._policy.fsync == "none":
             return
         now = time.monotonic()
-        if self._policy.fsync == "always" or now - segment.synced >= _FSYNC_SECONDS:
+        if self._policy.fsync == "always" or now - self._synced >= _FSYNC_SECONDS:
             os.fdatasync(segment.file.fileno())
-            segment.synced = now
-            self.high_water = self._on_disk() > self._policy.spool_bytes
+            self._synced = now
 
     def _next_segment(self) -> _Segment:
         self._number += 1
@@ -300,7 +318,7 @@ class _Writer:
     def _lost(self, records: list[bytes], error: OSError) -> None:
         """A batch could not be written: cut the torn part off, go on in a new segment."""
         self._counters.write_errors += 1
-        self._counters.records_dropped += len(records)
+        self._counters.records_dropped += len(records) // 2
         self._counters.last_error = str(error)
         segment, self._segment = self._segment, None
         if segment is not None:
@@ -311,4 +329,15 @@ class _Writer:
                 pass  # the reader stops at the torn record; nothing more can be done here
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
-            print(f"understudy: capture lost {len(records)} records: {error}", file=sys.stderr)
+            print(f"understudy: capture lost {len(records) // 2} records: {error}", file=sys.stderr)
+
+
+def _write_all(descriptor: int, buffers: list[bytes]) -> int:
+    """Bytes written: all of them, without joining them first."""
+    size = sum(map(len, buffers))
+    written = os.writev(descriptor, buffers)
+    if written < size:
+        rest = memoryview(b"".join(buffers))[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    return size

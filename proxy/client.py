@@ -19,13 +19,10 @@ from proxy.heads import (
     MOST_HEAD_BYTES,
     MOST_HEADERS,
     MOST_TARGET,
-    Headers,
     Refused,
     RequestHead,
     ResponseHead,
     chunk,
-    read_request,
-    response_bytes,
 )
 from proxy.relay import RESERVED, Relay
 
@@ -58,7 +55,8 @@ class ClientConnection(asyncio.Protocol):
         self._out: list[bytes] = []  # of the reply, not yet written
         self._incoming: _Request | None = None
         self._target = b""
-        self._headers: Headers = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._head_bytes = 0
         self._closing = False  # no further request is read
         self._upstream_full = False
@@ -128,7 +126,8 @@ class ClientConnection(asyncio.Protocol):
         self._incoming = _Request()
         self._requests.append(self._incoming)
         self._target = b""
-        self._headers = []
+        self._names = []
+        self._values = []
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -136,7 +135,8 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._incoming
         if request is not None and request.head is None and request.refused is None:
-            self._headers.append((name, value))  # later ones are trailers: dropped
+            self._names.append(name)
+            self._values.append(value)  # later ones are trailers: dropped
         else:
             self._relay.pool.trailers_dropped += 1
 
@@ -159,10 +159,14 @@ class ClientConnection(asyncio.Protocol):
     def _read_head(self) -> RequestHead:
         if len(self._target) > MOST_TARGET:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if len(self._headers) > MOST_HEADERS:
+        if len(self._names) > MOST_HEADERS:
             raise Refused(431, "head_too_large", "the request has over 256 headers")
-        head = read_request(
-            self._parser.get_method(), self._target, self._parser.get_http_version(), self._headers
+        head = self._relay.heads.read(
+            self._parser.get_method(),
+            self._target,
+            self._parser.get_http_version(),
+            tuple(self._names),
+            self._values,
         )
         if not self._target.startswith(b"/") and self._target != b"*":
             raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
@@ -250,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_unparsed(self, refused: Refused) -> None:
         self._relay.refused += 1
         head, body = error_answer(refused)
-        self._transport.write(response_bytes(head, http11=True, keep_alive=False) + body)
+        self._transport.write(head.bytes(http11=True, keep_alive=False) + body)
         self._requests.clear()
         self._close()
 
@@ -283,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
         if not request.ended or self._relay.draining or self._closing:
             request.keep_alive = False
         self._chunked_reply = head.length < 0 and http11
-        self._out.append(response_bytes(head, http11=http11, keep_alive=request.keep_alive))
+        self._out.append(head.bytes(http11, request.keep_alive))
 
     def reply_body(self, exchange: Exchange, pieces: list[bytes]) -> None:
         if self._chunked_reply:
@@ -328,7 +332,7 @@ class ClientConnection(asyncio.Protocol):
         assert request.head is not None
         if self._relay.draining or self._closing:
             request.keep_alive = False
-        data = response_bytes(head, http11=request.head.http11, keep_alive=request.keep_alive)
+        data = head.bytes(request.head.http11, request.keep_alive)
         self._out.append(data if request.head.method == b"HEAD" else data + body)
         self.flush()
 

@@ -20,7 +20,7 @@ from policies.breaker import Breaker
 from policies.eligibility import obstacle
 from policies.endpoints import CHAT
 from policies.plan import PlannedCandidate, PlannedTask
-from proxy.heads import Headers, Refused, RequestHead, ResponseHead
+from proxy.heads import Refused, RequestHead, ResponseHead, response_of
 from proxy.pool import Origin, Pool, UpstreamConnection
 from proxy.watch import Watch
 
@@ -75,7 +75,7 @@ class Diverter:
     def wants(self, head: RequestHead, endpoint: str) -> bool:
         """Is it worth holding this body back until it is whole?"""
         return (
-            self.watch.plan.diverts
+            self.watch.diverts
             and endpoint == CHAT.name
             and head.length <= MOST_BODY
             and not head.content_encoding
@@ -278,11 +278,11 @@ class LocalCall:
         head = self._head
         assert head is not None and self._caller is not None
         self._begun = True
-        headers: Headers = [(n, v) for n, v in head.headers if n.lower() in _LOCAL_HEADERS]
+        headers = [(n, v) for n, v in head.pairs() if n.lower() in _LOCAL_HEADERS]
         headers.append((b"x-request-id", self._request_id.encode()))
         if self.choice.header:
             headers.append((plan.SERVED_BY_HEADER.encode(), self.choice.name.encode()))
-        self._caller.local_begun(ResponseHead(200, b"OK", headers, head.length))
+        self._caller.local_begun(response_of(200, b"OK", headers, head.length))
 
     def _heard(self) -> None:
         self.choice.stage.waiting -= 1

@@ -12,11 +12,10 @@ import time
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from policies.endpoints import classify
 from policies.spool import Outcome
 from proxy.answers import error_answer
 from proxy.divert import MOST_BODY, Choice, LocalCall
-from proxy.heads import CHUNKED, Refused, RequestHead, ResponseHead, chunk, request_bytes
+from proxy.heads import CHUNKED, Refused, RequestHead, ResponseHead, chunk
 from proxy.pool import UpstreamConnection
 from proxy.relay import Relay
 
@@ -48,9 +47,9 @@ class Exchange:
         self.client = client
         self.relay = relay
         self._head = head
-        self._endpoint = classify(head.method.decode("latin-1"), head.path.decode("latin-1"))
+        self._endpoint = relay.endpoint(head)
         self._key = relay.redactor.key_hash(head.credentials)
-        self.id, self._tape = relay.open_tape(head, self._endpoint.keeps_bodies)
+        self.id, self._tape = relay.open_tape(head, self._key, self._endpoint.keeps_bodies)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._resend: list[bytes] | None = [] if head.method in _IDEMPOTENT else None
@@ -66,7 +65,7 @@ class Exchange:
     # -- from the client
 
     def body(self, data: bytes) -> None:
-        self._tape.body("request", data)
+        self._tape.request_body(data)
         self._held.append(data)
         self._held_bytes += len(data)
 
@@ -139,8 +138,7 @@ class Exchange:
 
     def _begin(self, connection: UpstreamConnection) -> None:
         self._upstream = connection
-        origin = self.relay.origin
-        head = request_bytes(self._head, origin.host_header, origin.prefix)
+        head = self._head.bytes(self.relay.origin.prefix)
         connection.begin(self, self._head.method, head + self._take_body())
 
     def _send_body(self) -> None:
@@ -202,12 +200,12 @@ class Exchange:
     def _reply(self, head: ResponseHead) -> None:
         self._replied = True
         self._resend = None
-        self._tape.response_head(head.status, head.headers)
+        self._tape.response_head(head)
         self.client.reply(self, head)
 
     def response_body(self, pieces: list[bytes]) -> None:
         for piece in pieces:
-            self._tape.body("response", piece)
+            self._tape.response_body(piece)
         self.client.reply_body(self, pieces)
 
     def response_ended(self) -> None:

@@ -16,7 +16,6 @@ from proxy.heads import (
     MOST_HEAD_BYTES,
     MOST_HEADERS,
     UNTIL_CLOSE,
-    Headers,
     Refused,
     ResponseHead,
     read_response,
@@ -75,7 +74,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.last_read = 0.0
         self._method = b""
         self._usable = True
-        self._headers: Headers = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._reason = b""
         self._head: ResponseHead | None = None
         self._pieces: list[bytes] = []
@@ -178,7 +178,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._ended:
             self._usable = False  # bytes behind the reply
-        self._headers = []
+        self._names = []
+        self._values = []
         self._reason = b""
 
     def on_status(self, reason: bytes) -> None:
@@ -188,16 +189,22 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_body:
             self._pool.trailers_dropped += 1
             return
-        self._headers.append((name, value))
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if 100 <= status < 200 or self._ended:
             return
-        if len(self._headers) > MOST_HEADERS:
+        if len(self._names) > MOST_HEADERS:
             raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
         self._head = read_response(
-            status, self._reason, self._parser.get_http_version(), self._headers, self._method
+            status,
+            self._reason,
+            self._parser.get_http_version(),
+            tuple(self._names),
+            self._values,
+            self._method,
         )
         self._length = self._head.length
         self._keeps_alive = self._parser.should_keep_alive()
@@ -211,7 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._in_body:
-            self._headers = []  # an interim reply (1xx); the final one follows
+            self._names, self._values = [], []  # an interim reply (1xx); the final one follows
             return
         self._ended = True
 
@@ -270,7 +277,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _reset(self) -> None:
         self._head = None
         self._pieces = []
-        self._headers = []
+        self._names = []
+        self._values = []
         self._reason = b""
         self._length = 0
         self._in_body = False

@@ -6,77 +6,82 @@ A hash still tells two keys apart, and is of no use without the install's own ke
 from __future__ import annotations
 
 import hashlib
-from typing import Final, TypeVar
+from typing import Final
 
-from proxy.heads import Headers
+import orjson
 
-_LISTED: Final = frozenset(
-    b"""accept accept-encoding accept-language age allow cache-control connection content-encoding
-    content-length content-type date expect host idempotency-key location openai-beta
-    openai-processing-ms openai-version prefer retry-after retry-after-ms server traceparent
-    transfer-encoding user-agent vary via x-request-id x-session-id x-should-retry
-    x-understudy-error x-understudy-served-by""".split()
-)
-_LISTED_PREFIXES: Final = (b"x-stainless-", b"x-ratelimit-")
+from proxy.heads import Shape, Values
+
 _LISTED_QUERY: Final = frozenset(
     b"api-version after before limit order include beta stream model purpose".split()
 )
 _MOST_CACHED: Final = 8192
-_V = TypeVar("_V")
+_LONGEST_CACHED: Final = 512
+
+
+class _Cache(dict[bytes, bytes]):
+    """Bounded: the same names and values come with every request of an app."""
+
+    def keep(self, key: bytes, value: bytes) -> bytes:
+        if len(self) >= _MOST_CACHED:
+            self.clear()
+        if len(key) <= _LONGEST_CACHED:
+            self[key] = value
+        return value
 
 
 class Redactor:
-    """Bounded caches: the same names and values come with every request of an app."""
+    """Heads as JSON, cheaply: every text is cached as the JSON it becomes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._hashes: dict[bytes, str] = {}
-        self._names: dict[bytes, tuple[str, bool]] = {}
+        self._hashes: dict[tuple[bytes, ...], str] = {}
+        self._shown = _Cache()
+        self._hidden = _Cache()
+        self._targets = _Cache()
 
     def digest(self, value: bytes) -> str:
-        found = self._hashes.get(value)
-        if found is None:
-            found = hashlib.blake2b(value, key=self._key, digest_size=12).hexdigest()
-            _remember(self._hashes, value, found)
-        return found
+        return hashlib.blake2b(value, key=self._key, digest_size=12).hexdigest()
 
     def key_hash(self, credentials: tuple[bytes, ...]) -> str | None:
         """One hash over all credentials: the same key under another project is another caller."""
-        return self.digest(b"\0".join(credentials)) if credentials else None
+        if not credentials:
+            return None
+        found = self._hashes.get(credentials)
+        if found is None:
+            found = self.digest(b"\0".join(credentials))
+            if len(self._hashes) >= _MOST_CACHED:
+                self._hashes.clear()
+            self._hashes[credentials] = found
+        return found
 
-    def headers(self, headers: Headers) -> list[tuple[str, str]]:
-        kept = []
-        names = self._names
-        for name, value in headers:
-            known = names.get(name) or self._learn(name)
-            kept.append(
-                (known[0], value.decode("latin-1") if known[1] else "hash:" + self.digest(value))
-            )
-        return kept
+    def headers(self, shape: Shape, values: Values) -> bytes:
+        """JSON: a list of [name, value] pairs, listed names first."""
+        shown, hidden = self._shown, self._hidden
+        return shape.json % (
+            *[shown.get(v) or self._show(v) for v in shape.listed(values)],
+            *[hidden.get(v) or self._hide(v) for v in shape.hidden(values)],
+        )
 
-    def target(self, target: bytes) -> str:
-        """Path as it is; values of the query only where the name is listed."""
-        mark = target.find(b"?")
-        if mark < 0:
-            return target.decode("latin-1")
-        pairs = [self._pair(pair) for pair in target[mark + 1 :].split(b"&")]
-        return target[:mark].decode("latin-1") + "?" + "&".join(pairs)
+    def target(self, target: bytes) -> bytes:
+        """JSON text: path as it is; values of the query only where the name is listed."""
+        return self._targets.get(target) or self._targets.keep(target, self._target(target))
 
-    def _pair(self, pair: bytes) -> str:
+    def _show(self, value: bytes) -> bytes:
+        return self._shown.keep(value, orjson.dumps(value.decode("latin-1")))
+
+    def _hide(self, value: bytes) -> bytes:
+        return self._hidden.keep(value, b'"hash:%b"' % self.digest(value).encode())
+
+    def _target(self, target: bytes) -> bytes:
+        path, mark, query = target.partition(b"?")
+        shown = path + mark + b"&".join(self._pair(pair) for pair in query.split(b"&") if mark)
+        return orjson.dumps(shown.decode("latin-1"))
+
+    def _pair(self, pair: bytes) -> bytes:
         name, equals, value = pair.partition(b"=")
-        if not equals or name.lower() in _LISTED_QUERY:
-            # A value without a name could be anything: a listed name is the only safe text.
-            return pair.decode("latin-1") if equals else "hash:" + self.digest(pair)
-        return name.decode("latin-1") + "=hash:" + self.digest(value)
-
-    def _learn(self, name: bytes) -> tuple[str, bool]:
-        lower = name.lower()
-        known = (name.decode("latin-1"), lower in _LISTED or lower.startswith(_LISTED_PREFIXES))
-        _remember(self._names, name, known)
-        return known
-
-
-def _remember(cache: dict[bytes, _V], key: bytes, value: _V) -> None:
-    if len(cache) >= _MOST_CACHED:
-        cache.clear()
-    cache[key] = value
+        if equals and name.lower() in _LISTED_QUERY:
+            return pair
+        # A value without a name could be anything.
+        hidden = b"hash:" + self.digest(value if equals else pair).encode()
+        return name + b"=" + hidden if equals else hidden

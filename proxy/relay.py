@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from policies.endpoints import Endpoint, classify
 from policies.policy import Timeouts
 from proxy.answers import json_answer
 from proxy.capture import BLANK, Spool, Tape
 from proxy.divert import Diverter
-from proxy.heads import Refused, RequestHead, ResponseHead
+from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead
 from proxy.pool import Origin, Pool
 from proxy.redact import Redactor
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RESERVED: Final = b"/_understudy/"
 _HEALTH: Final = b"/_understudy/health"
+_MOST_ENDPOINTS: Final = 1024
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Relay:
     timeouts: Timeouts
     redactor: Redactor
     diverter: Diverter
+    heads: RequestHeads
     spool: Spool | None = None
     draining: bool = False
     clients: set[ClientConnection] = field(default_factory=set)
@@ -40,11 +43,22 @@ class Relay:
     refused: int = 0
     diverted: int = 0
     fallbacks: int = 0
+    _endpoints: dict[tuple[bytes, bytes], Endpoint] = field(default_factory=dict)
 
-    def open_tape(self, head: RequestHead, bodies: bool) -> tuple[bytes, Tape]:
+    def open_tape(self, head: RequestHead, key: str | None, bodies: bool) -> tuple[bytes, Tape]:
         if self.spool is None:
             return os.urandom(16), BLANK
-        return self.spool.open(head, bodies)
+        return self.spool.open(head, key, bodies)
+
+    def endpoint(self, head: RequestHead) -> Endpoint:
+        asked = (head.method, head.path)
+        found = self._endpoints.get(asked)
+        if found is None:
+            found = classify(head.method.decode("latin-1"), head.path.decode("latin-1"))
+            if len(self._endpoints) >= _MOST_ENDPOINTS:
+                self._endpoints.clear()
+            self._endpoints[asked] = found
+        return found
 
     def spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()
@@ -70,7 +84,7 @@ class Relay:
             "fallbacks": self.fallbacks,
             "clients": len(self.clients),
             "killed": self.diverter.watch.killed,
-            "diverting": self.diverter.watch.plan.diverts,
+            "diverting": self.diverter.watch.diverts,
             "breakers": self.diverter.breakers(),
             "trailers_dropped": self.pool.trailers_dropped,
             "capture": None

@@ -12,6 +12,7 @@ from policies.settings import Settings
 from proxy.capture import Spool
 from proxy.client import ClientConnection
 from proxy.divert import Diverter
+from proxy.heads import RequestHeads
 from proxy.pool import Origin, Pool
 from proxy.redact import Redactor
 from proxy.relay import Relay
@@ -50,8 +51,10 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
         spool = Spool(folder, policy.capture, redactor, loop)
+    origin = Origin.of(policy.upstream)
     return Relay(
-        origin=Origin.of(policy.upstream),
+        origin=origin,
+        heads=RequestHeads(origin.host_header),
         pool=pool,
         timeouts=policy.timeouts,
         redactor=redactor,

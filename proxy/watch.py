@@ -26,6 +26,7 @@ class Watch:
     plan_file: Path
     kill_file: Path
     plan: Plan = EMPTY
+    diverts: bool = False  # has `plan` anything to divert?
     killed: bool = False
     problem: str | None = None
     _mark: tuple[int, int, int] | None = None
@@ -40,6 +41,7 @@ class Watch:
             self._load()
         live = not self.killed and time.monotonic() < self._expires
         self.plan = self._loaded if live else EMPTY
+        self.diverts = self.plan.diverts
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:
