@@ -55,24 +55,24 @@ def _hold_lifeline() -> None:
 def _role(settings: Settings) -> Coroutine[Any, Any, None]:
     """Each role imports only what it needs: the proxy is up in a fraction of a second."""
     if settings.role == "proxy":
-        from proxy import serve
+        import proxy.serve
 
-        return serve.run(settings)
+        return proxy.serve.run(settings)
     if settings.role == "recorder":
-        from store import recorder
+        import store.recorder
 
-        return recorder.run(settings)
+        return store.recorder.run(settings)
     if settings.role == "director":
         from store.record import Record
 
         from shadow import director
 
         home = settings.home
-        return director.run(settings, Record(home.database, home.recorder_socket))
+        return shadow.director.run(settings, Record(home.database, home.recorder_socket))
     if settings.role == "model":
-        from shadow import model
+        import shadow.model
 
-        return model.run(settings)
+        return shadow.model.run(settings)
     raise ValueError(f"unknown role {settings.role!r}")
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     """A sidecar between an app and the OpenAI API that lets a local model learn the part."""
 
 
-class _Address(click.ParamType):
+class _Address(click.ParamType[tuple[str, int]]):
     name = "HOST:PORT"
 
     def convert(

@@ -1,12 +1,209 @@
-"""Commands that look: status, exchanges, show, rollout, export."""
+"""Commands that look: status, exchanges, show, rollout, export. They only read."""
 
 from __future__ import annotations
 
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from policies.home import Home
+from store import queries
+from store.export import export_openai_chat
+
+_console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def add_commands(group: click.Group, home: Callable[[Any], Any]) -> None:
-    pass
+    """Each takes the group's own --home option."""
+    task = click.option("--task", help="A task's id, or its beginning.")
+    for command in (
+        click.command("status")(home(status)),
+        click.command("exchanges")(
+            home(task(click.option("--limit", default=20, show_default=True)(exchanges)))
+        ),
+        click.command("show")(home(click.argument("exchange_id", metavar="ID")(show))),
+        click.command("rollout")(home(rollout)),
+        click.command("export")(home(task(_export_options(export)))),
+    ):
+        group.add_command(command)
+
+
+def _export_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File."
+    )(command)
+    return click.option(
+        "--format", "_format", type=click.Choice(["openai-chat"]), default="openai-chat"
+    )(command)
+
+
+def status(home: Path) -> None:
+    """What runs, what was captured, what is served locally."""
+    state = _state(home)
+    if state is None:
+        click.echo(f"not running (home {home})")
+    else:
+        click.echo(f"running: http://{state['data']} -> {state['upstream']}")
+        _print_health(state["data"])
+        processes = ", ".join(f"{name} {pid}" for name, pid in state["processes"].items())
+        click.echo(f"processes: {processes}")
+    if (home / "kill").exists():
+        click.echo("KILLED: everything goes upstream; take it back with: understudy resume")
+    database = _database(home, required=False)
+    if database is None:
+        click.echo("nothing captured yet")
+        return
+    table = _table("outcome", "served by", "exchanges")
+    for count in queries.counts(database):
+        table.add_row(count.outcome, count.served_by or "-", str(count.exchanges))
+    _console.print(table)
+    _print_tasks(database)
+    _print_losses(database)
+
+
+def _print_health(address: str) -> None:
+    try:
+        with urllib.request.urlopen(f"http://{address}/_understudy/health", timeout=2) as answer:
+            health = orjson.loads(answer.read())
+    except (OSError, urllib.error.URLError, orjson.JSONDecodeError) as error:
+        click.echo(f"the proxy does not answer: {error}")
+        return
+    capture = health.get("capture")
+    kept = "off" if capture is None else (
+        f"{capture['exchanges']} exchanges, {capture['bodies_cut']} bodies cut, "
+        f"{capture['records_dropped']} records dropped"
+    )  # fmt: skip
+    click.echo(
+        f"this run: {health['requests']} requests, {health['diverted']} diverted, "
+        f"{health['fallbacks']} fell back; capture: {kept}"
+    )
+    for name, breaker in health["breakers"].items():
+        click.echo(f"breaker of {name}: {breaker}")
+
+
+def _print_tasks(database: Path) -> None:
+    table = _table("task", "model", "exchanges", "diverted", "agreement", "system prompt")
+    for task in queries.tasks(database):
+        table.add_row(
+            task.id[:12],
+            task.model or "-",
+            str(task.exchanges),
+            str(task.diverted),
+            "; ".join(_agreement(found) for found in task.agreement) or "-",
+            (task.system_prompt or "-")[:60],
+        )
+    _console.print(table)
+
+
+def _agreement(found: queries.Agreement) -> str:
+    judged = found.matched + found.mismatched
+    share = "-" if not judged else f"{found.matched / judged:.1%}"
+    return f"{found.candidate} {share} of {judged}"
+
+
+def _print_losses(database: Path) -> None:
+    lost = sum(run.lost for run in queries.runs(database, limit=1000))
+    torn = sum(run.torn_bytes for run in queries.runs(database, limit=1000))
+    if lost or torn:
+        click.echo(f"lost: {lost} exchanges without a row, {torn} bytes of torn records")
+    for incident in queries.incidents(database, limit=5):
+        click.echo(f"incident {incident.at}: {incident.kind}: {incident.detail}")
+
+
+def exchanges(home: Path, limit: int, task: str | None) -> None:
+    """The newest exchanges."""
+    database = _found(home)
+    table = _table("id", "started", "endpoint", "model", "status", "outcome", "served by", "ms")
+    with _explained():
+        for line in queries.newest(database, limit, task):
+            table.add_row(
+                line.id,
+                line.started_at,
+                line.endpoint,
+                line.model or "-",
+                str(line.status or "-"),
+                line.outcome,
+                line.served_by or "-",
+                "-" if line.latency_ms is None else f"{line.latency_ms:.0f}",
+            )
+    _console.print(table)
+
+
+def show(home: Path, exchange_id: str) -> None:
+    """One exchange in full, as JSON. ID may be shortened to a unique beginning."""
+    with _explained():
+        detail = asdict(queries.exchange(_found(home), exchange_id))
+    for side in ("request", "response"):
+        if detail[side] is not None:
+            detail[side] = orjson.Fragment(detail[side])
+    click.echo(orjson.dumps(detail, option=orjson.OPT_INDENT_2))
+
+
+def rollout(home: Path) -> None:
+    """Where each task stands with each candidate, and why."""
+    found = queries.rollouts(_found(home))
+    if not found:
+        click.echo("no rollouts yet: nothing has been compared")
+    for line in found:
+        click.echo(f"{line.task_id[:12]}  {line.candidate}  {line.phase}  {line.percent:g} %")
+        for entry in line.log:
+            at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="seconds")
+            click.echo(f"    {at}  {entry.phase}  {entry.percent:g} %  {entry.why}")
+
+
+def export(home: Path, task: str | None, out: Path, _format: str) -> None:
+    """Clean teacher pairs as JSONL: no errors, no truncation, no diverted answers."""
+    with _explained():
+        written = export_openai_chat(_found(home), out, task)
+    click.echo(f"{written} pairs in {out}")
+
+
+class _explained:
+    """A look-up that finds nothing, or too much, is the user's to mend: one line, no traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, queries.NotFound | OSError):
+            raise click.ClickException(str(error)) from None
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("id", "task"))
+    return table
+
+
+def _state(home: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = orjson.loads(Home(home, home).state.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return state if Path(f"/proc/{state['pid']}").exists() else None
+
+
+def _found(home: Path) -> Path:
+    database = _database(home, required=True)
+    assert database is not None
+    return database
+
+
+def _database(home: Path, *, required: bool) -> Path | None:
+    database = Home(home, home).database
+    if database.exists():
+        return database
+    if required:
+        raise click.ClickException(f"--home {home}: nothing captured there yet")
+    return None

@@ -27,7 +27,7 @@ _IDLE: Final = 0.5
 _BUSY: Final = 0.1
 _AWAY: Final = 1.0
 _PROBE_AFTER: Final = 3.0
-_SILENCE: Final = 10.0  # after which a process that says nothing gets no traffic
+_SILENCE: Final = 6.0  # after which a process that says nothing gets no traffic
 _MOST_CRASHES: Final = 3  # with the same request: it is the request
 
 

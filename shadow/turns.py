@@ -46,6 +46,10 @@ class Job:
         item = await self._arrived.get()
         if isinstance(item, Exception):
             raise item
+        if item is not None and item.finish is not None:
+            # The model is free before the answer leaves: a next request finds it so.
+            await self._arrived.get()
+            return item
         if item is None and self.preempted:
             raise Refusal(PREEMPTED, "a diverted request needed the model")
         if item is None and self.flag.is_set():

@@ -32,7 +32,9 @@ Connection = sqlite3.Connection
 DatabaseError = sqlite3.DatabaseError
 
 _BUSY_MS: Final = 1000
-_CHECKPOINT_PAGES: Final = 4000
+# Bodies of 5 KB and 2 KB take 1.12 times their bytes on these pages, 1.33 times on those of 4 KB.
+_PAGE_BYTES: Final = 2048
+_CHECKPOINT_PAGES: Final = 16_000
 _JOURNAL_LIMIT: Final = 64 << 20
 _SAFE_VERSION: Final = (3, 51, 3)
 
@@ -84,7 +86,8 @@ def writer(database: Path) -> Connection:
 
 
 def _configure(connection: Connection) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # this and the next: only when new
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")

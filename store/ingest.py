@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from policies.spool import Event, Kind
-from store.database import Connection, chance_of_retry, is_corrupt, iso, sqlite3, transaction
+from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
 from store.rows import Rows, Unreadable, build, sequence
 from store.spool_reader import Piece, Position
 
@@ -152,30 +152,27 @@ class Ingest:
 
     def _make_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
         try:
-            rows = build(batch.run, exchange, events)
+            rows = self._build(batch, exchange, events)
         except Unreadable as error:
             batch.incidents["unreadable_record", str(error)] += 1
             return
-        except Exception as error:  # a fault of ours must cost one body, not the record
-            detail = f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]
-            batch.incidents["unreadable_exchange", detail] += 1
-            rows = self._bare_rows(batch, exchange, events)
-            if rows is None:
-                return
         if rows.problem is not None:
             batch.incidents["unreadable_record", rows.problem] += 1
         batch.highest_seq = max(batch.highest_seq, rows.seq)
         batch.rows.append(rows)
 
-    def _bare_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> Rows | None:
+    def _build(self, batch: _Batch, exchange: bytes, events: list[Event]) -> Rows:
         try:
-            bare = [event for event in events if event.kind not in _BODY_KINDS]
-            rows = build(batch.run, exchange, bare)
-        except Exception:
-            return None
-        rows.exchange["complete"] = 0
-        rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"
-        return rows
+            return build(batch.run, exchange, events)
+        except Unreadable:
+            raise
+        except Exception as error:  # a fault of ours must cost one body, not the record
+            detail = f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]
+            batch.incidents["unreadable_exchange", detail] += 1
+        try:
+            return _bare_rows(batch.run, exchange, events)
+        except Exception as error:
+            raise Unreadable(f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]) from None
 
     def _events(self, exchange: bytes) -> list[Event]:
         events = self._open[exchange].events
@@ -217,13 +214,14 @@ class Ingest:
     def _insert_rows(self, batch: _Batch) -> int:
         if not batch.rows:
             return 0
+        self._connection.execute("SAVEPOINT rows")
         try:
             return self._insert_all(batch.rows)
-        except sqlite3.Error as error:
+        except Exception as error:
             if chance_of_retry(error) or is_corrupt(error):
                 raise
-        except (OverflowError, ValueError, TypeError):
-            pass  # a value that SQLite has no place for: find whose it is
+        # A value that SQLite has no place for: find whose it is.
+        self._connection.execute("ROLLBACK TO rows")
         return sum(self._insert_one(batch, rows) for rows in batch.rows)
 
     def _insert_all(self, rows: list[Rows]) -> int:
@@ -293,6 +291,14 @@ class Ingest:
                 return
             self._cached -= open_.size
             open_.events, open_.size = None, 0
+
+
+def _bare_rows(run: str, exchange: bytes, events: list[Event]) -> Rows:
+    """Without the bodies, which could not be made sense of."""
+    rows = build(run, exchange, [event for event in events if event.kind not in _BODY_KINDS])
+    rows.exchange["complete"] = 0
+    rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"
+    return rows
 
 
 def _merged(events: list[Event]) -> list[Event]:

@@ -24,6 +24,7 @@ import orjson
 
 from policies.home import Home
 from policies.settings import Settings
+from policies.words import Write
 from store import schema, spool_reader, writes
 from store.database import Connection, chance_of_retry, is_corrupt, set_aside
 from store.ingest import Ingest
@@ -136,10 +137,15 @@ class Recorder:
         except schema.NewerSchema:
             raise
         except Exception as error:
-            if is_corrupt(error):
-                await self._in_thread(lambda: self._database.replace(str(error)))
-            self._trouble.begin(error)
+            await self._recover(error)
             return None
+
+    async def _recover(self, error: Exception) -> None:
+        self._trouble.begin(error)
+        if is_corrupt(error):
+            why = str(error)
+            with suppress(Exception):  # a full disk, perhaps: the next attempt comes here again
+                await self._in_thread(lambda: self._database.replace(why))
 
     # -- the director
 
@@ -223,7 +229,7 @@ class _Database:
     def note(self, kind: str, detail: str) -> None:
         self._opened().note(kind, detail)
 
-    def write(self, asked: list[writes.Write]) -> None:
+    def write(self, asked: list[Write]) -> None:
         self._opened()
         assert self._connection is not None
         writes.apply(self._connection, asked)
@@ -231,8 +237,16 @@ class _Database:
     def step(self) -> bool:
         """One piece of every run. Is there more to read at once?"""
         ingest = self._opened()
-        # A list, not a generator: every run gets its turn.
-        return any([self._step_run(ingest, run) for run in spool_reader.runs(self._home.spool)])
+        more = False
+        failure: Exception | None = None
+        for run in spool_reader.runs(self._home.spool):
+            try:
+                more |= self._step_run(ingest, run)
+            except Exception as error:  # the other runs get their turn all the same
+                failure = error
+        if failure is not None:
+            raise failure
+        return more
 
     def _step_run(self, ingest: Ingest, run: Path) -> bool:
         if run.name not in self._finished:

@@ -46,6 +46,8 @@ class _Story:
 
     opened: Json
     opened_at: float
+    sent: dict[str, str]  # headers of the request
+    got: dict[str, str] = field(default_factory=dict)  # headers of the response
     route: bytes | None = None
     head: Json = field(default_factory=dict)
     closed: Json | None = None
@@ -102,9 +104,10 @@ def build(run: str, exchange: bytes, events: list[Event]) -> Rows:
 def _gather(events: list[Event]) -> _Story:
     opening = next((event for event in events if event.kind is Kind.OPENED), None)
     opened = _object(opening.payload) if opening is not None else None
-    if opening is None or opened is None or not _is_time(opened.get("at")):
+    sent = _headers(opened) if opened is not None else None
+    if opening is None or opened is None or sent is None or not _is_time(opened.get("at")):
         raise Unreadable("an exchange whose opening can't be read")
-    story = _Story(opened, opening.at)
+    story = _Story(opened, opening.at, sent)
     for event in events:
         _TAKE[event.kind](story, event)
     return story
@@ -123,9 +126,12 @@ def _take_request(story: _Story, event: Event) -> None:
 
 
 def _take_head(story: _Story, event: Event) -> None:
-    story.head = _object(event.payload) or {}
-    if not story.head:
+    head = _object(event.payload)
+    got = _headers(head) if head is not None else None
+    if head is None or got is None:
         story.problems.append("unreadable: response head")
+    else:
+        story.head, story.got = head, got
 
 
 def _take_response(story: _Story, event: Event) -> None:
@@ -162,8 +168,8 @@ def _head_columns(story: _Story) -> Json:
         "started_at": iso(opened["at"]),
         "seq": _count(opened.get("seq")),
         "key_hash": _text(opened.get("key")),
-        "retry_count": _digits(_header(opened, "x-stainless-retry-count")),
-        "upstream_request_id": _header(story.head, "x-request-id"),
+        "retry_count": _digits(story.sent.get("x-stainless-retry-count")),
+        "upstream_request_id": story.got.get("x-request-id"),
         "status": _count(story.head.get("status")),
         "outcome": _text(closed.get("outcome")) or "proxy_died",
         "truncated": int(bool(cut)),
@@ -187,7 +193,7 @@ def _head_columns(story: _Story) -> Json:
 def _served(story: _Story, closed: Json) -> Json:
     route = _object(story.route) if story.route is not None else None
     error = _text(closed.get("error"))
-    answered = "status" in story.head and _header(story.head, _OUR_ERROR) is None
+    answered = "status" in story.head and _OUR_ERROR not in story.got
     if not answered and error is None:
         error = "the proxy died first" if not closed else f"no answer: {closed.get('outcome')}"
     return {
@@ -211,8 +217,8 @@ def _fill_bodies(row: Json, story: _Story, endpoint: Endpoint) -> tuple[Any, Any
         return None, None
     cut = (story.closed or {}).get("cut")
     cut = cut if isinstance(cut, dict) else {}
-    request = _side(story.request, story.opened, cut.get("request"), row["outcome"])
-    response = _side(story.response, story.head, cut.get("response"), row["outcome"])
+    request = _side(story.request, story.sent, cut.get("request"), row["outcome"])
+    response = _side(story.response, story.got, cut.get("response"), row["outcome"])
     assembled = None
     task = _read_request(row, request, endpoint)
     if streamed or (not story.head and row["stream"]):
@@ -227,14 +233,14 @@ def _fill_bodies(row: Json, story: _Story, endpoint: Endpoint) -> tuple[Any, Any
     return bodies, task
 
 
-def _side(pieces: list[bytes], head: Json, cut: object, outcome: str) -> _Side:
+def _side(pieces: list[bytes], headers: dict[str, str], cut: object, outcome: str) -> _Side:
     """A body as text. Of one that was cut, by us or by a broken exchange, what had arrived."""
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     partial = bool(cut) or outcome != "ok"
     side = _Side(note=f"cut: {cut}" if cut else None)
     if not body:
         return side
-    encoding = _header(head, "content-encoding")
+    encoding = headers.get("content-encoding")
     if encoding:
         decoded = decode(body, encoding)
         if decoded.data is None or (
@@ -320,7 +326,7 @@ def _read_answer(row: Json, answer: Json | None) -> None:
 
 
 def _is_event_stream(story: _Story) -> bool:
-    kind = _header(story.head, "content-type")
+    kind = story.got.get("content-type")
     if kind is not None:
         return kind.lower().startswith("text/event-stream")
     return bool(story.response) and story.response[0].startswith((b"data:", b"event:"))
@@ -340,12 +346,14 @@ def _object(data: bytes | None) -> Json | None:
     return value if isinstance(value, dict) else None
 
 
-def _header(head: Json, name: str) -> str | None:
-    headers = head.get("headers")
-    for item in headers if isinstance(headers, list) else ():
-        if len(item) == 2 and len(item[0]) == len(name) and item[0].lower() == name:
-            return str(item[1])
-    return None
+def _headers(head: Json) -> dict[str, str] | None:
+    """By lower-case name; of one that is repeated, the first. None when they can't be read."""
+    try:
+        found = {name.lower(): value for name, value in reversed(head["headers"])}
+        "".join(found.values())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return found
 
 
 def _text(value: object) -> str | None:

@@ -280,7 +280,7 @@ def _migrate(connection: Connection) -> None:
     if not migrations.pending(_utils(connection)):
         return
     # sqlite-utils handles transactions itself, over a connection that begins them implicitly.
-    connection.isolation_level = ""
+    connection.isolation_level = "DEFERRED"
     try:
         migrations.apply(_utils(connection))
     finally:

@@ -40,7 +40,7 @@ def load(line: bytes) -> list[Write]:
 
 
 def _write(item: Any) -> Write:
-    type_ = _TYPES.get(item.get("type")) if isinstance(item, dict) else None
+    type_ = _TYPES.get(str(item.get("type"))) if isinstance(item, dict) else None
     if type_ is None:
         raise ValueError(f"a write's type must be one of {', '.join(_TYPES)}")
     values = {key: value for key, value in item.items() if key != "type"}

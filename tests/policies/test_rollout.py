@@ -40,7 +40,7 @@ def judged(
 
 def play(state: State, *events: Event, rules: Rollout = RULES) -> tuple[State, list[str]]:
     """The state after all events, and what each transition said."""
-    said = []
+    said: list[str] = []
     for event in events:
         state, commands = advance(state, event, rules)
         said.extend(command.why for command in commands if isinstance(command, Log))

@@ -1,0 +1,71 @@
+"""Content-Encoding of the record's copy: undone within limits, or a reason why not."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import brotli  # type: ignore[import-untyped]
+import pytest
+import zstandard
+
+from store.decode import ENDS_EARLY, MOST_DECODED, Decoded, decode
+
+TEXT = b'{"hello": "' + "zażółć".encode() * 100 + b'"}'
+BARE = zlib.compressobj(wbits=-15)
+CODED = {
+    "gzip": gzip.compress(TEXT),
+    "x-gzip": gzip.compress(TEXT),
+    "deflate": zlib.compress(TEXT),
+    "br": brotli.compress(TEXT),
+    "zstd": zstandard.compress(TEXT),
+}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_what_was_coded_comes_back(name: str) -> None:
+    assert decode(CODED[name], name) == Decoded(TEXT)
+    assert decode(CODED[name], f" {name.upper()} ") == Decoded(TEXT)
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_a_cut_body_gives_what_came_and_says_so(name: str) -> None:
+    found = decode(CODED[name][:-2], name)
+    assert found.error == ENDS_EARLY
+    assert found.data is not None and TEXT.startswith(found.data)
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_what_is_not_coded_that_way_is_an_error(name: str) -> None:
+    found = decode(b"\x07" * 50, name)
+    assert found.data is None
+    assert found.error is not None and found.error.startswith("decode_error")
+
+
+def test_other_shapes() -> None:
+    bare = BARE.compress(TEXT) + BARE.flush()
+    assert decode(bare, "deflate") == Decoded(TEXT)
+    assert decode(gzip.compress(TEXT) * 2, "gzip") == Decoded(TEXT * 2)
+    assert decode(zstandard.compress(TEXT) * 2, "zstd") == Decoded(TEXT * 2)
+    assert decode(brotli.compress(gzip.compress(TEXT)), "gzip, br") == Decoded(TEXT)
+    assert decode(TEXT, "identity") == Decoded(TEXT)
+    assert decode(b"", "gzip") == Decoded(b"")
+    assert decode(TEXT, "sdch").error == "unknown_encoding: sdch"
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("br", brotli.compress),
+        ("zstd", zstandard.compress),
+    ],
+)
+def test_a_bomb_is_stopped(name: str, compress: object) -> None:
+    assert callable(compress)
+    bomb = compress(bytes(MOST_DECODED * 2))
+    assert decode(bomb, name).error == "decode_error: inflates too much"
+    small = compress(bytes(200_000))
+    assert len(small) * 200 < 200_000
+    assert decode(small, name).error == "decode_error: inflates too much"

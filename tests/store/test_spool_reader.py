@@ -1,0 +1,151 @@
+"""Segments, positions, torn ends, and when a run is over."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from policies.spool import HEADER, Kind, pack
+from store.spool_reader import Piece, Position, delete_read, delete_run, is_over, read, runs
+from tests.store.making import Run, exchange_id, home
+
+ONE = exchange_id(1)
+SIZE = HEADER.size + 1
+
+
+def record(letter: bytes, kind: int = Kind.REQUEST_BODY) -> bytes:
+    return pack(kind, ONE, 1.0, letter)
+
+
+def letters(piece: Piece) -> bytes:
+    return b"".join(event.payload for event in piece.events)
+
+
+def test_reads_on_from_where_it_stopped(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    assert read(run.folder, Position()) == Piece([], Position())
+    run.write(record(b"a"), record(b"b"), record(b"c")[:-1])
+    first = read(run.folder, Position())
+    assert (letters(first), first.position, first.more) == (b"ab", Position(1, 2 * SIZE), False)
+    run.write(record(b"c")[-1:])
+    assert letters(read(run.folder, first.position)) == b"c"
+
+
+def test_goes_on_to_the_next_segment_only_when_there_is_one(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"))
+    assert read(run.folder, Position()).position == Position(1, SIZE)
+    run.next_segment()
+    run.write(record(b"b"))
+    first = read(run.folder, Position(1, SIZE))
+    assert (first.events, first.position, first.more) == ([], Position(2), True)
+    second = read(run.folder, first.position)
+    assert (letters(second), second.finished) == (b"b", False)
+    delete_read(run.folder, second.position)
+    assert sorted(os.listdir(run.folder)) == ["00000002.seg", "alive"]
+
+
+def test_a_run_is_over_when_its_lock_is_free(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"))
+    assert not is_over(run.folder)
+    run.die()
+    assert is_over(run.folder)
+    piece = read(run.folder, Position())
+    assert (letters(piece), piece.finished, piece.torn) == (b"a", True, 0)
+    assert read(run.folder, piece.position).finished
+    delete_run(run.folder)
+    assert runs(home(tmp_path).spool) == []
+
+
+def test_the_lock_of_another_process_counts(tmp_path: Path) -> None:
+    run = Run(home(tmp_path), alive=False)
+    program = (
+        "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, run.folder / "alive"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.readline()
+        assert not is_over(run.folder)
+        process.kill()
+        process.wait()
+    assert is_over(run.folder)
+
+
+def test_a_run_that_is_just_being_made_is_not_over(tmp_path: Path) -> None:
+    folder = home(tmp_path).spool / "new"
+    folder.mkdir(parents=True)
+    assert not is_over(folder)
+    (folder / "alive").touch()
+    assert not is_over(folder)
+
+
+def test_a_torn_tail_is_cut_and_counted(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"), record(b"b")[:-3])
+    assert not read(run.folder, Position()).torn  # may still grow
+    run.die()
+    piece = read(run.folder, Position())
+    assert (letters(piece), piece.torn, piece.finished) == (b"a", SIZE - 3, True)
+    assert read(run.folder, piece.position).torn == 0
+
+
+def test_damage_inside_a_segment_costs_the_rest_of_it(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    broken = bytearray(record(b"b"))
+    broken[-1] ^= 1
+    run.write(record(b"a"), bytes(broken), record(b"c"))
+    run.next_segment()
+    run.write(record(b"d"))
+    first = read(run.folder, Position())
+    assert (letters(first), first.torn, first.position) == (b"a", 2 * SIZE, Position(2))
+    assert letters(read(run.folder, first.position)) == b"d"
+
+
+def test_an_absurd_length_is_damage(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"), struct.pack("<I", 0xFFFFFFFF) + bytes(60))
+    run.die()
+    assert read(run.folder, Position()).torn == 64
+
+
+def test_a_segment_that_was_cut_behind_us_is_no_loss(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"), record(b"b"))
+    after = read(run.folder, Position()).position
+    os.truncate(run.segment, SIZE)
+    run.next_segment()
+    run.write(record(b"c"))
+    piece = read(run.folder, after)
+    assert (piece.position, piece.torn) == (Position(2), 0)
+
+
+def test_a_kind_that_is_not_known_is_skipped(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"x", 99), record(b"a"), record(b"y", 0), record(b"b"))
+    piece = read(run.folder, Position())
+    assert (letters(piece), piece.unreadable) == (b"ab", 2)
+
+
+def test_pieces_are_bounded_but_grow_for_a_long_record(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    sent = [bytes([65 + at]) * size for at, size in enumerate((10, 5000, 3, 700, 1))]
+    run.write(*(pack(Kind.REQUEST_BODY, ONE, 1.0, data) for data in sent))
+    position, found = Position(), []
+    while (piece := read(run.folder, position, limit=100)).events:
+        found += [event.payload for event in piece.events]
+        assert piece.more == (len(found) < len(sent))
+        position = piece.position
+    assert found == sent
+
+
+def test_an_empty_spool(tmp_path: Path) -> None:
+    assert runs(tmp_path / "none") == []
