@@ -55,24 +55,23 @@ def _hold_lifeline() -> None:
 def _role(settings: Settings) -> Coroutine[Any, Any, None]:
     """Each role imports only what it needs: the proxy is up in a fraction of a second."""
     if settings.role == "proxy":
-        import proxy.serve
+        from proxy.serve import run as run_proxy
 
-        return proxy.serve.run(settings)
+        return run_proxy(settings)
     if settings.role == "recorder":
-        import store.recorder
+        from store.recorder import run as run_recorder
 
-        return store.recorder.run(settings)
+        return run_recorder(settings)
     if settings.role == "director":
+        from shadow.director import run as run_director
         from store.record import Record
 
-        from shadow import director
-
         home = settings.home
-        return shadow.director.run(settings, Record(home.database, home.recorder_socket))
+        return run_director(settings, Record(home.database, home.recorder_socket))
     if settings.role == "model":
-        import shadow.model
+        from shadow.model import run as run_model
 
-        return shadow.model.run(settings)
+        return run_model(settings)
     raise ValueError(f"unknown role {settings.role!r}")
 
 

@@ -105,7 +105,7 @@ def _end_on_signals() -> None:
 
 def _policy(upstream: str) -> dict[str, object]:
     """Impatient, so that it fits into two minutes; a real one takes hours and days."""
-    model = {"name": CANDIDATE, "gguf": str(_MODEL_FILE), "context": 512, "in_flight": 8}
+    model = {"name": CANDIDATE, "gguf": str(_MODEL_FILE), "context": 512, "in_flight": 3}
     return {
         "upstream": upstream,
         "candidates": [model],

@@ -126,25 +126,21 @@ class ClientConnection(asyncio.Protocol):
         self._incoming = _Request()
         self._requests.append(self._incoming)
         self._target = b""
-        self._names = []
-        self._values = []
 
     def on_url(self, url: bytes) -> None:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self._incoming
-        if request is not None and request.head is None and request.refused is None:
-            self._names.append(name)
-            self._values.append(value)  # later ones are trailers: dropped
-        else:
-            self._relay.pool.trailers_dropped += 1
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
         request = self._incoming
         assert request is not None
         request.keep_alive = self._parser.should_keep_alive()
-        request.head = self._read_head()
+        names, self._names = self._names, []
+        values, self._values = self._values, []
+        request.head = self._read_head(names, values)
 
     def on_body(self, data: bytes) -> None:
         if self._incoming is not None:
@@ -155,18 +151,21 @@ class ClientConnection(asyncio.Protocol):
             self._incoming.ended = True
         self._incoming = None
         self._head_bytes = 0
+        if self._names:  # trailers: dropped, never merged
+            self._relay.pool.trailers_dropped += len(self._names)
+            self._names, self._values = [], []
 
-    def _read_head(self) -> RequestHead:
+    def _read_head(self, names: list[bytes], values: list[bytes]) -> RequestHead:
         if len(self._target) > MOST_TARGET:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if len(self._names) > MOST_HEADERS:
+        if len(names) > MOST_HEADERS:
             raise Refused(431, "head_too_large", "the request has over 256 headers")
         head = self._relay.heads.read(
             self._parser.get_method(),
             self._target,
             self._parser.get_http_version(),
-            tuple(self._names),
-            self._values,
+            tuple(names),
+            values,
         )
         if not self._target.startswith(b"/") and self._target != b"*":
             raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
@@ -176,7 +175,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _check_head_size(self) -> None:
         in_head = self._incoming is not None and self._incoming.head is None
-        if in_head and self._head_bytes > MOST_HEAD_BYTES:
+        flooded = len(self._names) > MOST_HEADERS  # of trailers: no message end has cleared them
+        if flooded or (in_head and self._head_bytes > MOST_HEAD_BYTES):
             self._stop_reading(Refused(431, "head_too_large", "the request head is over 64 KiB"))
 
     def _upgrade_refusal(self) -> Refused:

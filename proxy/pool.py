@@ -178,32 +178,29 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._ended:
             self._usable = False  # bytes behind the reply
-        self._names = []
-        self._values = []
         self._reason = b""
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            self._pool.trailers_dropped += 1
-            return
         self._names.append(name)
         self._values.append(value)
 
     def on_headers_complete(self) -> None:
+        names, self._names = self._names, []
+        values, self._values = self._values, []
         status = self._parser.get_status_code()
         if 100 <= status < 200 or self._ended:
             return
-        if len(self._names) > MOST_HEADERS:
+        if len(names) > MOST_HEADERS:
             raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
         self._head = read_response(
             status,
             self._reason,
             self._parser.get_http_version(),
-            tuple(self._names),
-            self._values,
+            tuple(names),
+            values,
             self._method,
         )
         self._length = self._head.length
@@ -217,10 +214,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if not self._in_body:
-            self._names, self._values = [], []  # an interim reply (1xx); the final one follows
-            return
-        self._ended = True
+        if self._names:  # trailers: dropped, never merged
+            self._pool.trailers_dropped += len(self._names)
+            self._names, self._values = [], []
+        if self._in_body:  # not so after an interim reply (1xx): the final one follows
+            self._ended = True
 
     # -- what follows from it
 

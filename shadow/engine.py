@@ -73,7 +73,9 @@ def load(candidate: Candidate) -> Engine:
             n_ctx=-(-candidate.context // _CONTEXT_STEP) * _CONTEXT_STEP,
             n_batch=_BATCH,
             n_threads=candidate.threads,
-            n_threads_batch=os.cpu_count() or candidate.threads,
+            # Not all cores for the prefill: threads wait for each other at every layer, and at nice
+            # 19 next to one busy core a triage request took 187 ms on two threads, 7 ms on one.
+            n_threads_batch=candidate.threads,
             verbose=False,
         )
     except Exception as error:  # whatever a broken file makes of the binding is a reason

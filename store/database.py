@@ -24,8 +24,8 @@ else:
         import sqlite3
 
 __all__ = [
-    "Connection", "DatabaseError", "chance_of_retry", "is_corrupt", "iso", "private", "reading",
-    "set_aside", "sqlite3", "transaction", "writer",
+    "Connection", "DatabaseError", "chance_of_retry", "configure", "connect", "is_corrupt",
+    "is_ready", "iso", "private", "reading", "set_aside", "sqlite3", "transaction",
 ]  # fmt: skip
 
 Connection = sqlite3.Connection
@@ -65,7 +65,7 @@ def private(path: Path) -> None:
     os.chmod(path, 0o600)
 
 
-def writer(database: Path) -> Connection:
+def connect(database: Path) -> Connection:
     """The one connection that writes. Transactions are begun by `transaction` alone."""
     if sqlite3.sqlite_version_info < _SAFE_VERSION:
         print(
@@ -74,20 +74,16 @@ def writer(database: Path) -> Connection:
             file=sys.stderr,
         )
     private(database)
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         str(database), timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
     )
-    try:
-        _configure(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
-def _configure(connection: Connection) -> None:
-    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # this and the next: only when new
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+def configure(connection: Connection, new: bool) -> None:
+    """`new`: without any table yet. Later, these settings would only be written once more."""
+    if new:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -118,6 +114,18 @@ def reading(database: Path) -> Iterator[Connection]:
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN")
         yield connection
+
+
+def is_ready(database: Path) -> bool:
+    """Is there a database, with its tables? The recorder may just be making it."""
+    if not database.exists():
+        return False
+    try:
+        with reading(database) as connection:
+            connection.execute("SELECT 1 FROM teacher_pairs LIMIT 0")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def set_aside(database: Path, why: str) -> Path:

@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 import orjson
 
-from store.database import Connection, reading
+from store.database import Connection, is_ready, reading
 from store.queries import NotFound, full_id
 
 _CHUNK: Final = 500
@@ -28,7 +28,7 @@ def export_openai_chat(database: Path, out: Path, task: str | None = None) -> in
     `task` is an id or a unique prefix of one; raises `NotFound` for anything else. `out` appears
     whole or not at all.
     """
-    if not database.exists():
+    if not is_ready(database):
         raise NotFound("nothing has been recorded yet")
     with reading(database) as connection:
         identity = None if task is None else full_id(connection, "tasks", task)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from store.database import Connection, reading
+from store.database import Connection, is_ready, reading
 
 Row = dict[str, Any]
 
@@ -142,7 +142,7 @@ _LINE: Final = ", ".join(ExchangeLine.__dataclass_fields__)
 
 def newest(database: Path, limit: int = 20, task: str | None = None) -> list[ExchangeLine]:
     """The newest exchanges; `task` is an id or a unique prefix of one."""
-    if not database.exists():
+    if not is_ready(database):
         return []
     with reading(database) as connection:
         where = "" if task is None else "WHERE task_id = ?"
@@ -156,7 +156,7 @@ def newest(database: Path, limit: int = 20, task: str | None = None) -> list[Exc
 
 def exchange(database: Path, prefix: str) -> ExchangeDetail:
     """One exchange by its id, or a unique prefix of it. Raises `NotFound`."""
-    if not database.exists():
+    if not is_ready(database):
         raise NotFound("nothing has been recorded yet")
     with reading(database) as connection:
         identity = (full_id(connection, "exchanges", prefix),)
@@ -194,7 +194,7 @@ def full_id(connection: Connection, table: str, prefix: str) -> str:
 
 def tasks(database: Path) -> list[TaskLine]:
     """Tasks by volume, the most first, each with its agreement by candidate."""
-    if not database.exists():
+    if not is_ready(database):
         return []
     sql = """
         SELECT id, endpoint, model, system_prompt, first_seen,
@@ -223,7 +223,7 @@ def _agreement(connection: Connection) -> dict[str, list[Agreement]]:
 
 def rollouts(database: Path, lines: int = 5) -> list[RolloutLine]:
     """Every rollout with the last lines of its log."""
-    if not database.exists():
+    if not is_ready(database):
         return []
     columns = "task_id, candidate, phase, percent, at, why"
     log = """SELECT at, phase, percent, why FROM rollout_log
@@ -254,7 +254,7 @@ def incidents(database: Path, limit: int = 20) -> list[Incident]:
 
 
 def _all(database: Path, sql: str, values: Sequence[object] = ()) -> list[Any]:
-    if not database.exists():
+    if not is_ready(database):
         return []
     with reading(database) as connection:
         return connection.execute(sql, values).fetchall()

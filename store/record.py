@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from policies.words import Comparison, Pair, RolloutRecord, Write
-from store.database import Connection, iso, reading, sqlite3
+from store.database import Connection, is_ready, iso, reading
 from store.writes import MOST_LINE, dump
 
 _OLDEST_SECONDS: Final = 7 * 86400
@@ -26,16 +26,17 @@ _CHUNK: Final = 1000
 _MOST_CHUNKS_BACK: Final = 20  # of history, in one call
 _MOST_WAITING: Final = 50_000
 
-_NEWER: Final = "number > ? ORDER BY number LIMIT ?"
-_OLDER: Final = "number < ? ORDER BY number DESC LIMIT ?"
 # The view's own conditions hold; an answer of tool calls is no text to compare.
-_SCAN: Final = (
-    "SELECT number, started_at FROM teacher_pairs WHERE finish_reason = 'stop' AND {where}"
-)
-_FETCH: Final = """
+_WAITS: Final = """
+    finish_reason = 'stop' AND NOT EXISTS (
+        SELECT 1 FROM observations AS o WHERE o.candidate = :candidate AND o.exchange_id = id)"""
+_LOOK: Final = f"""
+    SELECT number FROM teacher_pairs
+    WHERE number > :low AND number <= :high AND started_at >= :oldest AND {_WAITS}"""
+_YOUNGEST: Final = "SELECT max(started_at) FROM exchanges WHERE rowid > ? AND rowid <= ?"
+_FETCH: Final = f"""
     SELECT number, id, task_id, request_hash, started_at, request, response
-    FROM teacher_pairs WHERE number = ? AND NOT EXISTS (
-        SELECT 1 FROM observations WHERE candidate = ? AND exchange_id = id)"""
+    FROM teacher_pairs WHERE number = :number AND {_WAITS}"""
 
 
 class WriteRefused(ConnectionError):
@@ -44,7 +45,7 @@ class WriteRefused(ConnectionError):
 
 @dataclass(slots=True)
 class _Seen:
-    """Rows from `low` to `high` were looked at; `waiting` are those of them without observation."""
+    """Rows after `low`, up to `high`, were looked at; `waiting` are those without observation."""
 
     low: int
     high: int
@@ -114,13 +115,10 @@ class Record:
             writer.close()
 
     def _is_there(self) -> bool:
-        """Is there a database with our tables? Another file than before is a new start."""
-        try:
-            status = self._database.stat()
-            with reading(self._database) as connection:
-                connection.execute("SELECT 1 FROM teacher_pairs LIMIT 0")
-        except (FileNotFoundError, sqlite3.OperationalError):
+        """Is there a database? Another file than before is a new start."""
+        if not is_ready(self._database):
             return False
+        status = self._database.stat()
         file = (status.st_dev, status.st_ino)
         if file != self._file:
             self._file = file
@@ -132,37 +130,36 @@ class Record:
         top = connection.execute("SELECT coalesce(max(rowid), 0) FROM exchanges").fetchone()[0]
         seen = self._seen.get(candidate)
         if seen is None or top < seen.high:
-            seen = self._seen[candidate] = _Seen(top + 1, top)
-        _look_up(connection, seen, top)
+            seen = self._seen[candidate] = _Seen(top, top)
+        seen.waiting |= _waiting(connection, candidate, seen.high, top, oldest)
+        seen.high = top
         for _ in range(_MOST_CHUNKS_BACK):
             if seen.reached_old or len(seen.waiting) >= limit:
                 break
-            _look_down(connection, seen, oldest)
+            _look_down(connection, candidate, seen, oldest)
         _shed(seen)
         return seen
 
 
-def _look_up(connection: Connection, seen: _Seen, top: int) -> None:
-    while seen.high < top:
-        found = connection.execute(_SCAN.format(where=_NEWER), (seen.high, _CHUNK)).fetchall()
-        seen.waiting.update(row["number"] for row in found)
-        seen.high = found[-1]["number"] if len(found) == _CHUNK else top
+def _waiting(connection: Connection, candidate: str, low: int, high: int, oldest: str) -> set[int]:
+    values = {"candidate": candidate, "low": low, "high": high, "oldest": oldest}
+    return {row["number"] for row in connection.execute(_LOOK, values)}
 
 
-def _look_down(connection: Connection, seen: _Seen, oldest: str) -> None:
-    found = connection.execute(_SCAN.format(where=_OLDER), (seen.low, _CHUNK)).fetchall()
-    fresh = [row["number"] for row in found if row["started_at"] >= oldest]
-    seen.waiting.update(fresh)
+def _look_down(connection: Connection, candidate: str, seen: _Seen, oldest: str) -> None:
+    low = max(0, seen.low - _CHUNK)
+    seen.waiting |= _waiting(connection, candidate, low, seen.low, oldest)
+    youngest = connection.execute(_YOUNGEST, (low, seen.low)).fetchone()[0]
     # Rows lie in the order of their ends: a long exchange may be older than its neighbours.
-    seen.reached_old = len(found) < _CHUNK or not fresh
-    seen.low = found[-1]["number"] if found else seen.low
+    seen.reached_old = low == 0 or (youngest is not None and youngest < oldest)
+    seen.low = low
 
 
 def _shed(seen: _Seen) -> None:
     if len(seen.waiting) > _MOST_WAITING:
         kept = sorted(seen.waiting)[-_MOST_WAITING // 2 :]
         seen.waiting = set(kept)
-        seen.low = kept[0]
+        seen.low = kept[0] - 1
         seen.reached_old = False
 
 
@@ -174,7 +171,7 @@ def _take(
     for number in sorted(seen.waiting, reverse=True):
         if len(pairs) >= limit:
             break
-        row = connection.execute(_FETCH, (number, candidate)).fetchone()
+        row = connection.execute(_FETCH, {"candidate": candidate, "number": number}).fetchone()
         pair = _pair(row) if row is not None else None
         if pair is None or pair.started_at < since:
             seen.waiting.discard(number)

@@ -13,7 +13,15 @@ from typing import Final
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from store.database import Connection, DatabaseError, is_corrupt, set_aside, transaction, writer
+from store.database import (
+    Connection,
+    DatabaseError,
+    configure,
+    connect,
+    is_corrupt,
+    set_aside,
+    transaction,
+)  # fmt: skip
 
 VERSION: Final = 1
 APPLICATION_ID: Final = 0x55445359  # "UDSY"
@@ -238,10 +246,13 @@ def _refuse_newer_file(database: Path) -> None:
 
 
 def _open(database: Path) -> Connection:
-    connection = writer(database)
+    connection = connect(database)
     try:
-        _check_origin(connection, database)
-        _check_pages(connection, database)
+        new = not _tables(connection)
+        if not new:
+            _check_origin(connection, database)
+            _check_pages(connection, database)
+        configure(connection, new)
         _migrate(connection)
         _check_tables(connection)
     except BaseException:
@@ -250,10 +261,12 @@ def _open(database: Path) -> Connection:
     return connection
 
 
+def _tables(connection: Connection) -> set[str]:
+    """Names of tables, views and indexes."""
+    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+
+
 def _check_origin(connection: Connection, database: Path) -> None:
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    if not tables:
-        return
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -292,8 +305,13 @@ def _migrate(connection: Connection) -> None:
 
 
 def _check_tables(connection: Connection) -> None:
-    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    if not names >= {"exchanges", "bodies", "staged", "spool_position", "teacher_pairs"}:
+    if not _tables(connection) >= {
+        "exchanges",
+        "bodies",
+        "staged",
+        "spool_position",
+        "teacher_pairs",
+    }:
         raise _NotOurs("its tables are missing")
 
 

@@ -81,10 +81,12 @@ def test_status_says_what_is_served(model: ModelProcess) -> None:
     assert stat.S_IMODE(model.socket.stat().st_mode) == 0o600
 
 
-def test_it_steps_back_for_everything_else(model: ModelProcess) -> None:
-    pid = model.process.pid
-    assert os.getpriority(os.PRIO_PROCESS, pid) == 19
-    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+def test_it_steps_back_for_everything_else() -> None:
+    with model_process(before="pass") as process:
+        process.settled()
+        pid = process.process.pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 def test_answers_of_held_out_tickets_are_right(model: ModelProcess) -> None:

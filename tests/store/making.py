@@ -21,7 +21,7 @@ from policies.home import Home
 from policies.settings import Settings, dump
 from policies.spool import ALIVE_FILE, Kind, pack
 from store import recorder
-from store.database import reading
+from store.database import is_ready, reading
 
 PROGRAM = (
     "import asyncio, sys; from policies.settings import load; from store import recorder; "
@@ -214,7 +214,7 @@ def recording(at: Home, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def rows(at: Home, sql: str, *values: object) -> list[dict[str, Any]]:
-    if not at.database.exists():
+    if not is_ready(at.database):
         return []
     with reading(at.database) as connection:
         return [dict(row) for row in connection.execute(sql, values)]
