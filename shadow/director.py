@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _HEARTBEAT: Final = 2.0
 _TICK: Final = 1.0
-_WATCH: Final = 1.0
+_WATCH: Final = 0.5
 _AFTER_A_FAULT: Final = 1.0
 
 

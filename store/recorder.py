@@ -34,6 +34,7 @@ _LONGEST_PAUSE: Final = 1.0
 _WARN_SECONDS: Final = 60.0
 _DRAIN_SECONDS: Final = 10.0  # of failures in a row; the next start goes on where this one stopped
 _ANSWER_SECONDS: Final = 10.0  # a director's write waits that long for a locked database
+_BACKLOG: Final = 64
 _T = TypeVar("_T")
 
 
@@ -41,6 +42,7 @@ async def run(settings: Settings) -> None:
     """Record until SIGTERM or SIGINT, then what is left in the spool, then return."""
     stop = asyncio.Event()
     _on_signals(stop)
+    settings.home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with _sole_reader(settings.home.spool, stop):
         if not stop.is_set():
             await Recorder(settings.home, stop).run()
@@ -56,7 +58,7 @@ def _on_signals(stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def _sole_reader(spool: Path, stop: asyncio.Event) -> AsyncIterator[None]:
     """Wait until a predecessor that still drains is gone: two writers could harm the database."""
-    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spool.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while not stop.is_set():
@@ -177,20 +179,27 @@ class Recorder:
                 await self._in_thread(lambda: self._database.write(asked))
                 return {"ok": True}
             except Exception as error:
-                stopping = self._stop.is_set() or time.monotonic() > deadline
-                if stopping or not chance_of_retry(error):
-                    return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+                failure = error
+            if is_corrupt(failure):
+                await self._recover(failure)
+            late = self._stop.is_set() or time.monotonic() > deadline
+            if late or not (chance_of_retry(failure) or is_corrupt(failure)):
+                return {"ok": False, "error": f"{type(failure).__name__}: {failure}"}
             await _pause(self._stop, 2 * _POLL_SECONDS)
 
 
 def _private_socket(path: Path) -> socket.socket:
-    """Bound as 0600 from the first moment: Linux gives the file the socket's own mode."""
+    """0600 from its first moment (Linux gives the file the socket's own mode), and listening from
+    the moment that it has its name."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     os.fchmod(listener.fileno(), 0o600)
-    listener.bind(str(path))
-    os.chmod(path, 0o600)
+    listener.bind(str(new))
+    os.chmod(new, 0o600)
+    listener.listen(_BACKLOG)
+    new.rename(path)
     return listener
 
 

@@ -167,7 +167,7 @@ _TABLES: Final = (
 
 _INDEXES: Final = (
     "CREATE INDEX exchanges_by_time ON exchanges (started_at)",
-    "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at)",
+    "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at, served_by)",
     "CREATE INDEX exchanges_by_outcome ON exchanges (outcome, served_by)",
     "CREATE INDEX comparisons_by_task ON comparisons (task_id, candidate, at)",
     "CREATE INDEX observations_by_exchange ON observations (exchange_id)",

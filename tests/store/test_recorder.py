@@ -252,7 +252,7 @@ def test_nobody_else_can_read_anything_whatever_the_umask(tmp_path: Path) -> Non
         files = [*at.root.glob("understudy.db*"), at.recorder_socket]
         assert len(files) == 4
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-        folders = {stat.S_IMODE(folder.stat().st_mode) for folder in (at.run, at.spool)}
+        folders = {stat.S_IMODE(folder.stat().st_mode) for folder in (at.root, at.run, at.spool)}
         assert folders == {0o700}
 
 

@@ -1,0 +1,26 @@
+"""One sidecar for each file: starting one takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hazards.harness import Sidecar, Stage, Upstream, stage
+
+
+@pytest.fixture(scope="module")
+def on_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("stage")) as set_up:
+        yield set_up
+
+
+@pytest.fixture
+def sidecar(on_stage: Stage) -> Sidecar:
+    return on_stage.sidecar
+
+
+@pytest.fixture
+def upstream(on_stage: Stage) -> Upstream:
+    on_stage.upstream.forget_calls()
+    return on_stage.upstream
