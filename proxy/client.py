@@ -7,6 +7,8 @@ goes on in one write. Pipelined requests wait, with reading paused, until it is 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections import deque
 from typing import Final, cast
@@ -23,13 +25,15 @@ from proxy.heads import (
     RequestHead,
     ResponseHead,
     chunk,
+    head_size,
 )
 from proxy.relay import RESERVED, Relay
 
 # A closed client and one that only closed its sending side look the same. An answer that is on its
 # way may still arrive for this long; then the client counts as gone and the upstream is let go.
 _HALF_CLOSE_GRACE: Final = 0.5
-_MOST_PIPELINED: Final = 16
+# Closing with bytes unread sends RST, and a client that still uploads may never read our reply.
+_LINGER: Final = 1.0
 
 
 class _Request:
@@ -61,7 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False  # no further request is read
         self._upstream_full = False
         self._chunked_reply = False
-        self._write_full = False
+        self.write_full = False
         self._last_read = time.monotonic()
         self._idle = True  # between requests
         self._fresh = True  # no request yet
@@ -80,8 +84,7 @@ class ClientConnection(asyncio.Protocol):
         if self._idle or (self._incoming is not None and self._incoming.head is not None):
             self._last_read = now  # a head has one deadline, a body one for each pause
         self._idle = False
-        if self._incoming is None or self._incoming.head is None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -108,11 +111,11 @@ class ClientConnection(asyncio.Protocol):
         self._requests.clear()
 
     def pause_writing(self) -> None:
-        self._write_full = True
+        self.write_full = True
         self._tell_full(True)
 
     def resume_writing(self) -> None:
-        self._write_full = False
+        self.write_full = False
         self._tell_full(False)
 
     def _tell_full(self, full: bool) -> None:
@@ -143,6 +146,7 @@ class ClientConnection(asyncio.Protocol):
         request.head = self._read_head(names, values)
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         if self._incoming is not None:
             self._incoming.pieces.append(data)
 
@@ -160,6 +164,9 @@ class ClientConnection(asyncio.Protocol):
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
         if len(names) > MOST_HEADERS:
             raise Refused(431, "head_too_large", "the request has over 256 headers")
+        # One read can bring a head and more; only then is it worth adding up.
+        if self._head_bytes > MOST_HEAD_BYTES and head_size(names, values) > MOST_HEAD_BYTES:
+            raise Refused(431, "head_too_large", "the request head is over 64 KiB")
         head = self._relay.heads.read(
             self._parser.get_method(),
             self._target,
@@ -174,9 +181,9 @@ class ClientConnection(asyncio.Protocol):
     # -- acting on what was read
 
     def _check_head_size(self) -> None:
-        in_head = self._incoming is not None and self._incoming.head is None
-        flooded = len(self._names) > MOST_HEADERS  # of trailers: no message end has cleared them
-        if flooded or (in_head and self._head_bytes > MOST_HEAD_BYTES):
+        """Of heads, trailers and chunk extensions: whatever is read and is no body."""
+        flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS
+        if flooded and self._incoming is not None:
             self._stop_reading(Refused(431, "head_too_large", "the request head is over 64 KiB"))
 
     def _upgrade_refusal(self) -> Refused:
@@ -218,12 +225,11 @@ class ClientConnection(asyncio.Protocol):
         request.exchange = Exchange(self, self._relay, request.head)
         if request.head.expects_continue and not request.pieces and not request.ended:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._write_full:
-            request.exchange.client_full(True)
         return True
 
     def _answer_ourselves(self, request: _Request) -> bool:
         if not request.ended and request.refused is None:
+            request.pieces.clear()
             return False  # its body first, unread
         assert request.head is not None
         try:
@@ -239,8 +245,9 @@ class ClientConnection(asyncio.Protocol):
         exchange = request.exchange
         assert exchange is not None
         if request.refused is not None and not exchange.done:
-            head, body = exchange.refuse(request.refused)
-            self._finish_with(request, head, body)
+            answer = exchange.refuse(request.refused)
+            if answer is not None:
+                self._finish_with(request, *answer)
             return
         if request.pieces:
             pieces, request.pieces = request.pieces, []
@@ -256,17 +263,16 @@ class ClientConnection(asyncio.Protocol):
         head, body = error_answer(refused)
         self._transport.write(head.bytes(http11=True, keep_alive=False) + body)
         self._requests.clear()
-        self._close()
+        self._close_gently()
 
     def update_reading(self) -> None:
-        """Reading pauses while the upstream is full, a body waits, or requests queue up."""
-        if self._transport.is_closing():
+        """Reading pauses while the upstream is full, a body waits, or another request does."""
+        if self._transport.is_closing() or self._gone_at is not None:
             return
         exchange = self._requests[0].exchange if self._requests else None
         pause = (
             self._upstream_full
-            or len(self._requests) > _MOST_PIPELINED
-            or (len(self._requests) > 1 and self._requests[-1].ended)
+            or len(self._requests) > 1
             or (exchange is not None and exchange.holds_too_much())
         )
         if pause == self._transport.is_reading():
@@ -284,7 +290,7 @@ class ClientConnection(asyncio.Protocol):
         http11 = request.head.http11
         if head.length < 0 and not http11:
             request.keep_alive = False
-        if not request.ended or self._relay.draining or self._closing:
+        if not request.ended or self._is_last():
             request.keep_alive = False
         self._chunked_reply = head.length < 0 and http11
         self._out.append(head.bytes(http11, request.keep_alive))
@@ -325,12 +331,23 @@ class ClientConnection(asyncio.Protocol):
     def break_off(self, exchange: Exchange) -> None:
         """End the connection short of the reply's end. What has been written still goes out:
         a chunked or sized body that stops early is visibly broken."""
+        request = self._requests[0]
         self._requests.clear()
+        self.flush()
+        if request.head is not None and not request.head.http11:
+            # The end of such a reply may be the end of the connection: only RST tells it is none.
+            linger = struct.pack("ii", 1, 0)
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._close()
+
+    def _is_last(self) -> bool:
+        """Is nothing read any more, and nothing waiting, behind the request whose turn it is?"""
+        return (self._relay.draining or self._closing) and len(self._requests) == 1
 
     def _write_answer(self, request: _Request, head: ResponseHead, body: bytes) -> None:
         assert request.head is not None
-        if self._relay.draining or self._closing:
+        if self._is_last():
             request.keep_alive = False
         data = head.bytes(request.head.http11, request.keep_alive)
         self._out.append(data if request.head.method == b"HEAD" else data + body)
@@ -341,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
         self._upstream_full = False
         if not request.keep_alive:
             self._requests.clear()
-            self._close()
+            (self._close if request.ended else self._close_gently)()
         elif self._requests:
             asyncio.get_running_loop().call_soon(self._advance)
         else:
@@ -387,9 +404,24 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _close(self) -> None:
+        self._leave()
+        self._transport.close()
+
+    def _leave(self) -> None:
+        """The last of what we have to say; a client that never reads it is not waited for."""
         self._closing = True
         self.flush()
-        self._transport.close()
+        self._gone_at = time.monotonic() + self._relay.timeouts.client_body
+
+    def _close_gently(self) -> None:
+        """The client may still be sending: say that we are done, and read on for a moment."""
+        self._leave()
+        if self._transport.is_closing():
+            return
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        if not self._transport.get_write_buffer_size():
+            self._gone_at = time.monotonic() + _LINGER
 
 
 def _why(error: Exception) -> Refused:

@@ -38,9 +38,9 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
 
 class Exchange:
     __slots__ = (
-        "_connecting", "_endpoint", "_head", "_held", "_held_bytes", "_key", "_local", "_replied",
-        "_resend", "_tape", "_upstream", "_waits_for_body", "client", "done", "id", "relay",
-        "request_ended", "waiting_since",
+        "_body_sent", "_connecting", "_endpoint", "_head", "_held", "_held_bytes", "_key", "_local",
+        "_replied", "_resend", "_stuck_since", "_tape", "_upstream", "_waits_for_body", "client",
+        "done", "id", "relay", "request_ended", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, relay: Relay, head: RequestHead) -> None:
@@ -58,6 +58,8 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._waits_for_body = relay.diverter.wants(head, self._endpoint.name)
         self._replied = False
+        self._body_sent = False
+        self._stuck_since: float | None = None  # the upstream takes no more of the body
         self.request_ended = False
         self.done = False
         self.waiting_since = time.monotonic()
@@ -102,11 +104,15 @@ class Exchange:
             self._local.pause(full)
 
     def check(self, now: float) -> None:
-        """Has the upstream been silent too long? Only once the whole request is with it."""
+        """Has the upstream been silent too long? Once the whole request is with it, or while it
+        takes no more of it: a client that leaves then is not seen, for nothing is read."""
         upstream = self._upstream
-        if self.done or upstream is None or not self.request_ended:
+        if self.done or upstream is None:
             return
-        if now - max(upstream.last_read, self.waiting_since) > self.relay.timeouts.upstream_idle:
+        since = self.waiting_since if self.request_ended else self._stuck_since
+        if since is None:
+            return
+        if now - max(upstream.last_read, since) > self.relay.timeouts.upstream_idle:
             self.response_lost(
                 Refused(504, "upstream_idle_timeout", "the upstream sent nothing for too long")
             )
@@ -140,6 +146,7 @@ class Exchange:
         self._upstream = connection
         head = self._head.bytes(self.relay.origin.prefix)
         connection.begin(self, self._head.method, head + self._take_body())
+        connection.pause(self.client.write_full)
 
     def _send_body(self) -> None:
         data = self._take_body()
@@ -157,7 +164,10 @@ class Exchange:
         if self._head.length != CHUNKED:
             return held[0] if len(held) == 1 else b"".join(held)
         framed = chunk(held) if held else b""
-        return framed + b"0\r\n\r\n" if self.request_ended else framed
+        if self._body_sent or not self.request_ended:
+            return framed
+        self._body_sent = True
+        return framed + b"0\r\n\r\n"
 
     # -- to a candidate
 
@@ -226,9 +236,9 @@ class Exchange:
         if self.done:
             return
         upstream, self._upstream = self._upstream, None
-        if upstream is not None and upstream.reused and self._may_resend():
-            upstream.reused = False
-            self._held = self._resend or []
+        if upstream is not None and upstream.reused and self._may_resend(error):
+            self._held, self._resend = self._resend or [], None
+            self._body_sent = False
             self._connecting = self.relay.spawn(self._connect(), f"again {self.id.hex()}")
             return
         outcome = _OUTCOMES.get(error.code, "upstream_reset")
@@ -239,18 +249,23 @@ class Exchange:
         self.client.refuse(self, error)
 
     def upload_full(self, full: bool) -> None:
+        self._stuck_since = time.monotonic() if full else None
         self.client.pause_for_upstream(full)
 
     # -- endings
 
-    def _may_resend(self) -> bool:
+    def _may_resend(self, error: Refused) -> bool:
         """RFC 9110 section 9.2.2: once more only what is idempotent, and only if nothing came."""
-        return self._resend is not None and self.request_ended and not self._replied
+        ended = error.code in ("upstream_reset", "upstream_truncated")
+        return ended and self._resend is not None and self.request_ended and not self._replied
 
-    def refuse(self, error: Refused) -> tuple[ResponseHead, bytes]:
-        """Our own error for this exchange; nothing goes upstream."""
+    def refuse(self, error: Refused) -> tuple[ResponseHead, bytes] | None:
+        """Our own error for this exchange; None: a reply has begun, and is broken off."""
         self.relay.refused += 1
         self._stop()
+        if self._replied:
+            self._break("refused", error.message)
+            return None
         self._close("refused", error.message)
         return error_answer(error)
 

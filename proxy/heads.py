@@ -358,6 +358,10 @@ def _broken(message: str) -> Refused:
     return Refused(502, "bad_upstream_reply", message)
 
 
+def head_size(names: list[bytes], values: list[bytes]) -> int:
+    return sum(map(len, names)) + sum(map(len, values)) + 4 * len(names)
+
+
 def chunk(pieces: list[bytes]) -> bytes:
     """One chunk that holds all the pieces."""
     if len(pieces) == 1:

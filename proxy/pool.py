@@ -18,6 +18,7 @@ from proxy.heads import (
     UNTIL_CLOSE,
     Refused,
     ResponseHead,
+    head_size,
     read_response,
 )
 
@@ -132,8 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is None:
             self._drop()  # bytes that no call asked for
             return
-        if not self._in_body:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -143,7 +143,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._tell()
             self._fail("bad_upstream_reply", _cause(error))
             return
-        if not self._in_body and self._head_bytes > MOST_HEAD_BYTES:
+        # Heads, interim replies, trailers, chunk extensions: whatever is read and is no body.
+        if self._head_bytes > MOST_HEAD_BYTES and not self._ended:
+            self._tell()
             self._fail("bad_upstream_reply", "the upstream's head is larger than 64 KiB")
             return
         self._tell()
@@ -195,6 +197,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if len(names) > MOST_HEADERS:
             raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
+        if self._head_bytes > MOST_HEAD_BYTES and head_size(names, values) > MOST_HEAD_BYTES:
+            raise Refused(
+                502, "bad_upstream_reply", "the upstream's head is larger than 64 KiB"
+            )
         self._head = read_response(
             status,
             self._reason,
@@ -210,7 +216,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._ended = True  # the parser would wait for the body that Content-Length names
 
     def on_body(self, data: bytes) -> None:
-        if not self._ended:
+        self._head_bytes = 0
+        if self._ended:
+            self._usable = False  # a body behind a reply that has none
+        else:
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:

@@ -40,12 +40,13 @@ class Answered:
 class Failed:
     """No answer. `later`: nothing was learnt about this request, it should be tried again.
 
-    `away`: the process itself is gone or silent.
+    `away`: the process is gone. `crashed`: it went while it was at work on this request.
     """
 
     error: str
     later: bool
     away: bool = False
+    crashed: bool = False
     latency_ms: float = 0.0
 
 
@@ -104,9 +105,11 @@ class Observer:
             async with asyncio.timeout(deadline):
                 return await self._post(orjson.dumps(body), purpose, started)
         except TimeoutError:
-            return Failed("deadline", later=False, away=True, latency_ms=_since(started))
+            return Failed("deadline", later=False, latency_ms=_since(started))
+        except aiohttp.ClientConnectorError:
+            return Failed("away", later=True, away=True)  # it never saw the request
         except (aiohttp.ClientError, OSError) as error:
-            return Failed(f"crash: {type(error).__name__}", later=True, away=True)
+            return Failed(f"crash: {type(error).__name__}", later=True, away=True, crashed=True)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             return Failed(f"garbled: {error}", later=False, latency_ms=_since(started))
 

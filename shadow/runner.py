@@ -119,6 +119,8 @@ class Runner:
     def _hopeless(self, pair: Pair, outcome: Failed) -> bool:
         """A request that takes the process down each time is not tried for ever."""
         if outcome.away:
+            self.status = None  # until it is heard again
+        if outcome.crashed:
             self._crashes[pair.exchange_id] += 1
         return self._crashes[pair.exchange_id] >= _MOST_CRASHES
 

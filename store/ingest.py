@@ -19,7 +19,7 @@ from store.rows import Rows, Unreadable, build, sequence
 from store.spool_reader import Piece, Position
 
 # Bodies of open exchanges kept in memory; above it they are read back from `staged` at the end.
-_MOST_CACHED: Final = 64 << 20
+MOST_CACHED: Final = 64 << 20
 _BODY_KINDS: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY)
 
 _COLUMNS: Final = (
@@ -65,8 +65,9 @@ class _Batch:
 class Ingest:
     """The spool's side of the writing connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, most_cached: int = MOST_CACHED) -> None:
         self._connection = connection
+        self._most_cached = most_cached
         self._open: dict[bytes, _Open] = {}
         self._cached = 0
         self._loaded = False
@@ -282,12 +283,12 @@ class Ingest:
             else:
                 continue
             self._cached += size
-        if self._cached > _MOST_CACHED:
+        if self._cached > self._most_cached:
             self._make_room()
 
     def _make_room(self) -> None:
         for open_ in sorted(self._open.values(), key=lambda one: one.size, reverse=True):
-            if self._cached <= _MOST_CACHED // 2:
+            if self._cached <= self._most_cached // 2:
                 return
             self._cached -= open_.size
             open_.events, open_.size = None, 0

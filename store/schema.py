@@ -169,7 +169,7 @@ _INDEXES: Final = (
     "CREATE INDEX exchanges_by_time ON exchanges (started_at)",
     "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at, served_by)",
     "CREATE INDEX exchanges_by_outcome ON exchanges (outcome, served_by)",
-    "CREATE INDEX comparisons_by_task ON comparisons (task_id, candidate, at)",
+    "CREATE INDEX comparisons_by_task ON comparisons (task_id, candidate, at, verdict, score)",
     "CREATE INDEX observations_by_exchange ON observations (exchange_id)",
     "CREATE INDEX rollout_log_by_task ON rollout_log (task_id, candidate, at)",
     "CREATE INDEX staged_by_exchange ON staged (exchange)",

@@ -34,7 +34,7 @@ def sources() -> list[Path]:
 
 
 def imports(path: Path, *, typing: bool = True) -> Iterator[str]:
-    """Full names of what a file imports; `typing` false leaves out what only a type checker sees."""
+    """Full names of what a file imports; not those for a type checker only if `typing` is false."""
     tree = ast.parse(path.read_text())
     skipped = set() if typing else set(_typing_only(tree))
     for node in ast.walk(tree):

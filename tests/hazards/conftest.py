@@ -16,8 +16,9 @@ def on_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def sidecar(on_stage: Stage) -> Sidecar:
-    return on_stage.sidecar
+def sidecar(on_stage: Stage) -> Iterator[Sidecar]:
+    yield on_stage.sidecar
+    on_stage.sidecar.close_clients()
 
 
 @pytest.fixture

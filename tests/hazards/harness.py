@@ -295,6 +295,7 @@ class Sidecar:
     timeouts: dict[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     process: subprocess.Popen[bytes] = field(init=False)
     address: tuple[str, int] = field(init=False)
+    _clients: list[Peer] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -344,7 +345,14 @@ class Sidecar:
         return len(os.listdir(f"/proc/{self.proxy_pid()}/fd"))
 
     def connect(self, seconds: float = 5.0) -> Peer:
-        return Peer(socket.create_connection(self.address, seconds), seconds)
+        client = Peer(socket.create_connection(self.address, seconds), seconds)
+        self._clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
     def exchange(self, data: bytes, method: str = "POST") -> Message:
         """One reply to these bytes, on a connection of its own."""

@@ -170,6 +170,34 @@ def test_a_model_that_crashes_burns_no_pair() -> None:
     asyncio.run(play())
 
 
+def test_a_request_that_kills_the_model_each_time_is_given_up() -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Speaks like a model process, and drops dead at the first request for an answer."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /status"):
+            status = b'{"state":"ready","reason":"","sha256":"sha","context":512}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(status) + status)
+            await writer.drain()
+        writer.close()
+
+    async def play() -> None:
+        with short_folder() as folder:
+            made, record = settings(folder), FakeRecord()
+            server = await asyncio.start_unix_server(die, made.home.model_socket("tiny"))
+            record.add(1)
+            director = Director(made, record)
+            director.start()
+            try:
+                await until(lambda: bool(record.observations))
+                (observation,) = record.observations.values()
+                assert str(observation.error).startswith("crash") and not record.compared
+            finally:
+                await director.close()
+                server.close()
+
+    asyncio.run(play())
+
+
 def test_a_model_that_hangs_stops_neither_heartbeat_nor_stop() -> None:
     async def play() -> None:
         async with stage({"step_time": 1000}) as it:

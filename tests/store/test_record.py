@@ -20,6 +20,7 @@ from store import record as store_record
 from store import schema
 from store.database import sqlite3, transaction
 from store.record import Record, WriteRefused
+from store.writes import MOST_LINE
 from tests.store.making import (
     Exchange,
     Run,
@@ -124,11 +125,19 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD_LINES)
-def test_nonsense_is_refused_and_the_connection_goes_on(at: Home, bad: bytes) -> None:
-    first, second = ask(at, bad, b'{"writes": []}')
-    assert first["ok"] is False and first["error"]
-    assert second == {"ok": True}
+def test_nonsense_is_refused_and_the_connection_goes_on(at: Home) -> None:
+    *refused, last = ask(at, *BAD_LINES, b'{"writes": []}')
+    assert len(refused) == len(BAD_LINES)
+    assert all(answer["ok"] is False and answer["error"] for answer in refused)
+    assert last == {"ok": True}
+
+
+def test_a_line_over_the_limit_is_refused(at: Home) -> None:
+    (answer,) = ask(at, b'{"writes": "' + b"x" * MOST_LINE)
+    assert answer["ok"] is False
+    with pytest.raises(ValueError, match="16 MiB"):
+        write(at, observation("e1", "x" * MOST_LINE))
+    write(at, observation("e1", "x" * (MOST_LINE - 1000)))
 
 
 def ask(at: Home, *lines: bytes) -> list[dict[str, Any]]:
