@@ -243,6 +243,8 @@ class RequestHeads:
             shape = self._shapes.get((names, connection)) or self._learn(names, connection)
         if shape.fault is not None:
             raise _bad(shape.fault)
+        if b"#" in target:  # RFC 9112 section 3.2: a fragment is never sent
+            raise _bad("the request target has a fragment")
         if shape.expect >= 0 and values[shape.expect].lower() != b"100-continue":
             raise Refused(417, "expectation_failed", "only 'Expect: 100-continue' is known")
         http11 = version == "1.1"

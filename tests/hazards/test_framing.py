@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import time
 
 import pytest
@@ -23,6 +24,7 @@ from tests.hazards.harness import (
     wait_for,
 )
 
+REPLIES = re.compile(rb"HTTP/1\.1 \d\d\d ")
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 
 
@@ -30,7 +32,7 @@ def refused(sidecar: Sidecar, upstream: Upstream, data: bytes, *statuses: int) -
     """Answered with one of these and closed; the upstream sees no request."""
     came = sidecar.raw(data)
     assert int(came.split(b" ")[1]) in statuses
-    assert came.count(b"HTTP/1.1 ") == 1
+    assert len(REPLIES.findall(came)) == 1
     assert b"Connection: close\r\n" in came
     assert b"understudy_error" in came
     assert CANARY.encode() not in came
@@ -134,7 +136,7 @@ def test_broken_chunks_never_end_cleanly_upstream(
     with upstream.playing(plain):
         came = sidecar.raw(framed(CHUNKED, body))
         assert came.startswith(b"HTTP/1.1 400 ")
-        assert came.count(b"HTTP/1.1 ") == 1
+        assert len(REPLIES.findall(came)) == 1
         time.sleep(0.02)
         assert not any(call.request.whole for call in list(upstream.calls.queue))
 
@@ -203,7 +205,7 @@ def test_headers_pass_in_order_and_to_the_byte(sidecar: Sidecar, upstream: Upstr
 
 
 def test_trailers_are_dropped(sidecar: Sidecar, upstream: Upstream) -> None:
-    body = chunked(b"abc") + b"0\r\nAuthorization: Bearer evil\r\nContent-Length: 9\r\n\r\n"
+    body = chunked(b"abc") + b"0\r\nAuthorization: Bearer evil\r\nX-Sum: 9\r\n\r\n"
     client = sidecar.connect()
     client.send(framed(CHUNKED, body))
     assert client.reply().status == 200

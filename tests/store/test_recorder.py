@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -307,7 +308,16 @@ def test_a_second_recorder_waits_for_the_first(tmp_path: Path) -> None:
     with recording(at):
         wait_for(at.recorder_socket.exists)
         with recording(at) as second:
-            time.sleep(0.4)
+            wait_for(lambda: at.spool in open_files(second.pid))
+            time.sleep(0.2)
             assert second.poll() is None
         assert second.returncode == 0
         assert at.recorder_socket.exists()
+
+
+def open_files(pid: int) -> list[Path]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(link.readlink())
+    return found

@@ -70,7 +70,7 @@ def test_tool_calls_merge_by_index() -> None:
         {
             "id": "b",
             "type": "function",
-            "function": {"name": "g", "arguments": "}".join(["{", ""])},
+            "function": {"name": "g", "arguments": "{}"},
         },
     ]
 
