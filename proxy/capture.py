@@ -35,6 +35,12 @@ _MOST_BUFFERS: Final = 1000  # in one writev; Linux takes 1024
 # Plain integers: reading a member of an enumeration costs more than packing it.
 _REQUEST_BODY: Final = int(Kind.REQUEST_BODY)
 _RESPONSE_BODY: Final = int(Kind.RESPONSE_BODY)
+_OPENED: Final = int(Kind.OPENED)
+_RESPONSE_HEAD: Final = int(Kind.RESPONSE_HEAD)
+_CLOSED: Final = int(Kind.CLOSED)
+_HEADER_BYTES: Final = spool.HEADER.size
+_header: Final = spool.header
+_monotonic: Final = time.monotonic
 
 
 class Tape(Protocol):
@@ -108,7 +114,7 @@ class ExchangeTape:
     def response_head(self, head: ResponseHead) -> None:
         headers = self._spool.redactor.headers(head.shape, head.values)
         said = b'{"status":%d,"headers":%b}' % (head.status, headers)
-        self._spool.add(Kind.RESPONSE_HEAD, self._exchange, said)
+        self._spool.add(_RESPONSE_HEAD, self._exchange, said)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
         said = b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
@@ -118,7 +124,7 @@ class ExchangeTape:
             self._response,
             orjson.dumps(self._cut) if self._cut else b"{}",
         )
-        self._spool.add(Kind.CLOSED, self._exchange, said)
+        self._spool.add(_CLOSED, self._exchange, said)
 
 
 class Spool:
@@ -155,14 +161,12 @@ class Spool:
             self.redactor.headers(head.shape, head.values),
             b"null" if key is None else b'"%b"' % key.encode(),
         )
-        self.add(Kind.OPENED, exchange, said)
+        self.add(_OPENED, exchange, said)
         return exchange, ExchangeTape(self, exchange, bodies)
 
     def add(self, kind: int, exchange: bytes, payload: bytes) -> None:
-        records = self._records
-        records.append(spool.header(kind, exchange, time.monotonic(), payload))
-        records.append(payload)
-        self._waiting += len(payload) + spool.HEADER.size
+        self._records += (_header(kind, exchange, _monotonic(), payload), payload)
+        self._waiting += len(payload) + _HEADER_BYTES
         if self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_SECONDS, self._flush)
         elif self._waiting > _FLUSH_BYTES:
@@ -208,17 +212,15 @@ class _Ids:
     """UUIDv7 (RFC 9562 section 5.7): milliseconds, a counter, random bits drawn once per run."""
 
     def __init__(self) -> None:
-        self._random = os.urandom(8)
-        self._count = int.from_bytes(os.urandom(1), "big")
+        # The constant bits: version 7, variant 0b10, and 34 random ones of this run.
+        self._base = 0x7 << 76 | 0b10 << 62 | int.from_bytes(os.urandom(8), "big") >> 30
+        self._count = 0
 
     def next(self) -> bytes:
-        self._count = (self._count + 1) & 0xFFFFFFFFFF
-        millis = time.time_ns() // 1_000_000
-        # 12 counter bits behind the version, 28 more behind the variant, then the run's own.
-        high, low = self._count >> 28 & 0xFFF, self._count & 0xFFFFFFF
-        tail = int.from_bytes(self._random, "big") & 0x3FFFFFFFF
-        value = millis << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low << 34 | tail
-        return value.to_bytes(16, "big")
+        count = self._count = self._count + 1 & 0xFFFFFFFFFF
+        # The counter: 12 bits behind the version, 28 behind the variant.
+        counted = (count >> 28) << 64 | (count & 0xFFFFFFF) << 34
+        return (time.time_ns() // 1_000_000 << 80 | self._base | counted).to_bytes(16, "big")
 
 
 @dataclass(slots=True)

@@ -69,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._last_read = time.monotonic()
         self._idle = True  # between requests
         self._fresh = True  # no request yet
+        self._paused = False
         self._gone_at: float | None = None
 
     # -- asyncio.Protocol
@@ -275,7 +276,8 @@ class ClientConnection(asyncio.Protocol):
             or len(self._requests) > 1
             or (exchange is not None and exchange.holds_too_much())
         )
-        if pause == self._transport.is_reading():
+        if pause != self._paused:
+            self._paused = pause
             (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def pause_for_upstream(self, full: bool) -> None:

@@ -238,7 +238,10 @@ class RequestHeads:
         if version != "1.1" and version != "1.0":
             raise Refused(505, "http_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
         shape = self._shapes.get((names, b"")) or self._learn(names, b"")
-        if shape.connection >= 0 and values[shape.connection] not in _PLAIN_CONNECTION:
+        if shape.connection >= 0 and (
+            values[shape.connection] not in _PLAIN_CONNECTION
+            or len(shape.places[b"connection"]) > 1
+        ):
             connection = b",".join(values[i] for i in shape.places[b"connection"])
             shape = self._shapes.get((names, connection)) or self._learn(names, connection)
         if shape.fault is not None:
@@ -333,7 +336,9 @@ def read_response(
     shape = response_shape(names)
     places = shape.places
     connection = places.get(b"connection")
-    if connection is not None and values[connection[0]] not in _PLAIN_CONNECTION:
+    if connection is not None and (
+        values[connection[0]] not in _PLAIN_CONNECTION or len(connection) > 1
+    ):
         shape = response_shape(names, b",".join(values[i] for i in connection))
     length = _response_length(places, values)
     if method == b"HEAD" or status in (204, 304) or status < 200:

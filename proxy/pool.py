@@ -198,9 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
         if len(names) > MOST_HEADERS:
             raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
         if self._head_bytes > MOST_HEAD_BYTES and head_size(names, values) > MOST_HEAD_BYTES:
-            raise Refused(
-                502, "bad_upstream_reply", "the upstream's head is larger than 64 KiB"
-            )
+            raise Refused(502, "bad_upstream_reply", "the upstream's head is larger than 64 KiB")
         self._head = read_response(
             status,
             self._reason,

@@ -2,6 +2,10 @@
 
 Shadow runs never wait and never stand in the way: a request that is being diverted aborts one and
 takes its place within milliseconds. Diverted requests queue behind each other.
+
+But for one: where diverted requests leave the model no time, no shadow run would ever end, and
+without its evidence a model that has gone bad would keep its share for ever. So a shadow run that
+follows several that were crowded out, for seconds, takes a turn like everyone else's.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -17,6 +22,8 @@ from shadow.wire import PREEMPTED, Refusal
 
 # Of a caller's patience; the rest is for the first tokens.
 _WAITS: Final = 0.5
+_CROWDED_OUT: Final = 3  # shadow runs, and
+_CROWDED_SECONDS: Final = 5.0  # since the last one that ended: then the next one keeps its turn
 
 Work = Callable[[threading.Event], Iterator[Piece]]
 _Item = Piece | Exception | None  # None: the work has ended
@@ -25,8 +32,9 @@ _Item = Piece | Exception | None  # None: the work has ended
 class Job:
     """One generation. Its flag may be set from any thread; its pieces arrive in the loop."""
 
-    def __init__(self, shadow: bool) -> None:
+    def __init__(self, shadow: bool, firm: bool) -> None:
         self.shadow = shadow
+        self.firm = firm  # not to be preempted
         self.flag = threading.Event()
         self.preempted = False
         self._arrived: asyncio.Queue[_Item] = asyncio.Queue()
@@ -65,6 +73,8 @@ class Turns:
         self._lock = asyncio.Lock()
         self._running: Job | None = None
         self._stopping = False
+        self._crowded = 0
+        self._shadowed = time.monotonic()
 
     @property
     def busy(self) -> bool:
@@ -72,18 +82,25 @@ class Turns:
 
     async def start(self, shadow: bool, patience: float, work: Work) -> Job:
         """Start `work` when its turn has come. Raises Refusal when that takes too long."""
-        if shadow and self.busy:
+        firm = not shadow or self._starved()
+        if not firm and self.busy:
+            self._crowded += 1
             raise Refusal("busy", "the model is at work")
         await self._wait(patience)
         if self._stopping:
             self._lock.release()
             raise Refusal("busy", "the model process is stopping")
-        job = self._running = Job(shadow)
+        job = self._running = Job(shadow, firm)
         self._worker.run(job, work, self._finished)
         return job
 
+    def _starved(self) -> bool:
+        late = time.monotonic() - self._shadowed > _CROWDED_SECONDS
+        return late and self._crowded >= _CROWDED_OUT
+
     async def _wait(self, patience: float) -> None:
-        if self._running is not None and self._running.shadow:
+        if self._running is not None and not self._running.firm:
+            self._crowded += 1
             self._running.preempt()
         try:
             async with asyncio.timeout(patience * _WAITS):
@@ -93,7 +110,9 @@ class Turns:
 
     def _finished(self) -> None:
         # Only now is the thread free, whatever became of the request.
-        self._running = None
+        job, self._running = self._running, None
+        if job is not None and job.shadow and not job.flag.is_set():
+            self._crowded, self._shadowed = 0, time.monotonic()
         self._lock.release()
 
     def stop(self) -> None:

@@ -100,6 +100,7 @@ def alternate(measure: Measure, tested: list[Rig], rounds: int) -> dict[str, lis
     figures: dict[str, list[float]] = {rig.name: [] for rig in tested}
     for _ in range(rounds):
         for rig in tested:
+            rigs.warm_memory(rig.folder)
             figures[rig.name].append(measure(rig))
     return figures
 

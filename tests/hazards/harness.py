@@ -375,12 +375,15 @@ class Sidecar:
 
     def row(self, tag: str) -> dict[str, Any]:
         """The one row of the call that `chat(tag)` named, once it is there."""
-        found = wait_for(lambda: self._rows(tag), 5)
+        found: list[dict[str, Any]] = wait_for(lambda: self._rows(tag), 5)
         assert len(found) == 1
         return found[0]
 
     def _rows(self, tag: str) -> list[dict[str, Any]]:
-        asked = "SELECT * FROM exchanges JOIN bodies ON exchange_id = id WHERE path LIKE '%before=' || ?"
+        asked = (
+            "SELECT * FROM exchanges JOIN bodies ON exchange_id = id "
+            "WHERE path LIKE '%before=' || ?"
+        )
         with contextlib.suppress(sqlite3.OperationalError):
             database = sqlite3.connect(f"file:{self.home}/understudy.db?mode=ro", uri=True)
             with contextlib.closing(database):

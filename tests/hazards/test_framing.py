@@ -123,7 +123,8 @@ def test_unknown_expectation_is_refused(sidecar: Sidecar, upstream: Upstream) ->
 
 
 CHUNK_FAULTS = [
-    b"0x4\r\nwxyz\r\n0\r\n\r\n", b"+4\r\nwxyz\r\n0\r\n\r\n", b"4\nwxyz\n0\n\n", b"4\r\nwxyz0\r\n\r\n",
+    b"0x4\r\nwxyz\r\n0\r\n\r\n", b"+4\r\nwxyz\r\n0\r\n\r\n", b"4\nwxyz\n0\n\n",
+    b"4\r\nwxyz0\r\n\r\n",
     b"4\r\nwxyzzz\r\n0\r\n\r\n", b"\r\n4\r\nwxyz\r\n", b" 4\r\nwxyz\r\n0\r\n\r\n", b"-1\r\n\r\n",
     b"g\r\n\r\n", b"4_0\r\n", b"fffffffffffffffff\r\n", b"4\r\nwxyz\r\n0\n\n", b"4\x00\r\nwxyz\r\n",
 ]  # fmt: skip
@@ -152,9 +153,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_heads_over_the_limits_are_refused(
-    sidecar: Sidecar, upstream: Upstream, name: str
-) -> None:
+def test_heads_over_the_limits_are_refused(sidecar: Sidecar, upstream: Upstream, name: str) -> None:
     refused(sidecar, upstream, FLOODS[name], 431, 414)
 
 
@@ -186,7 +185,7 @@ def test_large_heads_within_the_limits_pass(
 
 
 def test_headers_pass_in_order_and_to_the_byte(sidecar: Sidecar, upstream: Upstream) -> None:
-    odd = "X-Odd: 1\r\nX-EMPTY:\r\nx-odd: caf\xe9 100%\r\nX-Odd: \"q\\\"\r\nX-%s: %d\r\n"
+    odd = 'X-Odd: 1\r\nX-EMPTY:\r\nx-odd: caf\xe9 100%\r\nX-Odd: "q\\"\r\nX-%s: %d\r\n'
     dropped = "Keep-Alive: 5\r\nTE: trailers\r\nProxy-Authorization: Basic eA==\r\nX-Mine: 1\r\n"
     request = get("/v1/models?a=%2e%2E;b[]=%00&c", odd + dropped + "Connection: x-mine\r\n")
     assert sidecar.exchange(request, "GET").status == 200

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,10 +20,10 @@ import aiohttp
 
 from policies import plan
 from policies.plan import Plan
-from policies.settings import Settings
+from policies.settings import Settings, dump
 from shadow.director import Director
 from tests.shadow.fakes import FakeRecord
-from tests.shadow.processes import GGUF, ModelProcess, settings, short_folder
+from tests.shadow.processes import GGUF, ROOT, ModelProcess, settings, short_folder
 
 FAST = {
     "threshold": 0.85, "minimum_pairs": 40, "step_time": 0.2, "steps": [10, 100],
@@ -224,12 +226,35 @@ def test_idle_it_probes() -> None:
         async with stage() as it:
             await until(lambda: "tiny" in it.plan.candidates)
             first = it.plan.candidates["tiny"].probed
-            await until(lambda: it.plan.candidates["tiny"].probed > max(first, 0.0))
-            again = it.plan.candidates["tiny"].probed
-            assert again <= time.monotonic()
-            await until(lambda: it.plan.candidates["tiny"].probed > again)
+            await until(lambda: first < it.plan.candidates["tiny"].probed <= time.monotonic())
 
     asyncio.run(play())
+
+
+def test_sigterm_stops_the_process_within_seconds() -> None:
+    child = (
+        "import asyncio, sys\n"
+        "from policies.settings import load\n"
+        "from shadow.director import run\n"
+        "from tests.shadow.fakes import FakeRecord\n"
+        "asyncio.run(run(load(sys.stdin.buffer.readline()), FakeRecord()))\n"
+    )
+    with short_folder() as folder:
+        made = settings(folder)
+        process = subprocess.Popen(
+            [sys.executable, "-c", child], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        )
+        try:
+            assert process.stdin is not None
+            process.stdin.write(dump(made))
+            process.stdin.flush()
+            asyncio.run(until(made.home.plan.exists))
+            process.terminate()
+            _, said = process.communicate(timeout=5)
+            assert (process.returncode, said) == (0, b"")
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_a_recorder_that_is_away_loses_nothing() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -78,36 +79,56 @@ def test_a_stop_records_all_that_is_left_and_cleans_up(tmp_path: Path) -> None:
     assert (only["ended_clean"], only["highest_seq"], only["recorded"]) == (1, 2999, 2999)
 
 
+class BusyProxy:
+    """Writes exchanges whose beginnings and ends lie far apart, in segments of all sizes."""
+
+    def __init__(self, run: Run, draw: random.Random) -> None:
+        self.number = 0
+        self.open: list[Exchange] = []
+        self._run, self._draw = run, draw
+
+    def write(self) -> None:
+        for _ in range(self._draw.randint(1, 20)):
+            self.number += 1
+            self.open.append(numbered(self.number))
+            self._run.write(self.open[-1].opening())
+        self._draw.shuffle(self.open)
+        while len(self.open) > 15:
+            self._run.write(self.open.pop().rest())
+        if self._draw.random() < 0.1:
+            self._run.next_segment()
+
+
 def test_exactly_once_under_kill_9(tmp_path: Path) -> None:
-    """A proxy writes on while its recorder is killed twenty times, at any moment."""
+    """A proxy writes on while its recorder is killed twenty times, soon after it has begun to
+    commit, and now and then while it still starts."""
     at = home(tmp_path)
     run = Run(at)
     draw = random.Random(5)
-    waiting: list[Exchange] = []  # opened, not closed, across the kills
-    number = 0
-    for _ in range(20):
+    proxy = BusyProxy(run, draw)
+    for attempt in range(20):
+        before = read_up_to(at)
         process = start_recorder(at)
-        deadline = time.monotonic() + draw.uniform(0.1, 0.45)
+        while attempt % 5 and read_up_to(at) == before:
+            proxy.write()
+            time.sleep(0.005)
+        deadline = time.monotonic() + draw.uniform(0, 0.15)
         while time.monotonic() < deadline:
-            for _ in range(draw.randint(1, 20)):
-                number += 1
-                waiting.append(numbered(number))
-                run.write(waiting[-1].opening())
-            draw.shuffle(waiting)
-            while len(waiting) > 15:
-                run.write(waiting.pop().rest())
-            if draw.random() < 0.1:
-                run.next_segment()
+            proxy.write()
             time.sleep(0.002)
         process.kill()
         process.wait()
         assert process.stdin is not None
         process.stdin.close()
-    left_open = {one.uuid for one in waiting}
+    left_open = {one.uuid for one in proxy.open}
     run.die()
     record_all(at)
-    check_each_once(at, number, left_open)
+    check_each_once(at, proxy.number, left_open)
     assert list(at.spool.iterdir()) == []
+
+
+def read_up_to(at: Home) -> list[dict[str, Any]]:
+    return rows(at, "SELECT * FROM spool_position")
 
 
 def check_each_once(at: Home, number: int, left_open: set[str]) -> None:
@@ -259,7 +280,7 @@ def test_nobody_else_can_read_anything_whatever_the_umask(tmp_path: Path) -> Non
         assert folders == {0o700}
 
 
-@pytest.mark.parametrize("held", [0.3, 2.5])
+@pytest.mark.parametrize("held", [0.3, 1.6])
 def test_a_locked_database_is_waited_for(tmp_path: Path, held: float) -> None:
     at = home(tmp_path)
     with recording(at, stderr=subprocess.PIPE) as process:

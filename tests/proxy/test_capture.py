@@ -1,0 +1,177 @@
+"""Capture: what reaches the segments, what is cut, and that ids rise."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from policies.policy import Capture
+from policies.spool import SEGMENT_SUFFIX, Event, Kind, unpack
+from proxy.capture import Spool, Tape
+from proxy.heads import RequestHeads, response_of
+from proxy.redact import Redactor
+
+HEAD = RequestHeads(b"h").read(b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"])
+REPLY = response_of(200, b"OK", [(b"Content-Type", b"text/plain")], 5)
+
+
+def spooled(tmp_path: Path, play: Callable[[Spool], Any], **policy: Any) -> list[Event]:
+    """The events on disk after `play` has been played."""
+    folder = tmp_path / "spool" / "run"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop)
+        try:
+            if asyncio.iscoroutine(waiting := play(spool)):
+                await waiting
+        finally:
+            spool.close()
+
+    asyncio.run(main())
+    events = []
+    for segment in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
+        data = segment.read_bytes()
+        found = list(unpack(data))
+        assert (found[-1][1] if found else 0) == len(data)  # nothing torn
+        assert segment.stat().st_mode & 0o777 == 0o600
+        events += [event for event, _ in found]
+    return events
+
+
+def whole(tape: Tape) -> None:
+    tape.request_body(b"ask")
+    tape.response_head(REPLY)
+    tape.response_body(b"answer")
+    tape.closed("ok")
+
+
+def kinds(events: list[Event]) -> list[Kind]:
+    return [event.kind for event in events]
+
+
+def closed(events: list[Event]) -> dict[str, Any]:
+    said: dict[str, Any] = orjson.loads(next(e.payload for e in events if e.kind == Kind.CLOSED))
+    return said
+
+
+def test_one_exchange(tmp_path: Path) -> None:
+    events = spooled(tmp_path, lambda spool: whole(spool.open(HEAD, "k", True)[1]))
+    assert kinds(events) == [
+        Kind.OPENED, Kind.REQUEST_BODY, Kind.RESPONSE_HEAD, Kind.RESPONSE_BODY, Kind.CLOSED,
+    ]  # fmt: skip
+    assert len({event.exchange for event in events}) == 1
+    assert [e.at for e in events] == sorted(e.at for e in events)
+    opened = orjson.loads(events[0].payload)
+    assert (opened["seq"], opened["method"], opened["key"]) == (1, "POST", "k")
+    assert opened["target"].startswith("/v1/x?key=hash:")
+    assert opened["headers"][0] == ["Host", "app"]
+    assert orjson.loads(events[2].payload) == {
+        "status": 200, "headers": [["Content-Type", "text/plain"]],
+    }  # fmt: skip
+    assert closed(events) == {
+        "outcome": "ok", "error": None, "request_bytes": 3, "response_bytes": 6, "cut": {},
+    }  # fmt: skip
+
+
+def test_bodies_are_counted_where_they_are_not_kept(tmp_path: Path) -> None:
+    events = spooled(tmp_path, lambda spool: whole(spool.open(HEAD, None, False)[1]))
+    assert kinds(events) == [Kind.OPENED, Kind.RESPONSE_HEAD, Kind.CLOSED]
+    assert orjson.loads(events[0].payload)["key"] is None
+    assert closed(events)["response_bytes"] == 6
+
+
+def test_a_body_over_the_limit_is_cut_and_stays_cut(tmp_path: Path) -> None:
+    def play(spool: Spool) -> None:
+        _, tape = spool.open(HEAD, None, True)
+        for piece in (b"x" * 60, b"y" * 60, b"z"):
+            tape.response_body(piece)
+        tape.request_body(b"small")
+        tape.closed("upstream_reset", 'a "reason"')
+        assert spool.counters.bodies_cut == 1
+
+    events = spooled(tmp_path, play, body_bytes=100)
+    assert [e.payload for e in events if e.kind == Kind.RESPONSE_BODY] == [b"x" * 60]
+    assert [e.payload for e in events if e.kind == Kind.REQUEST_BODY] == [b"small"]
+    said = closed(events)
+    assert (said["cut"], said["response_bytes"]) == ({"response": "limit"}, 121)
+    assert (said["outcome"], said["error"]) == ("upstream_reset", 'a "reason"')
+
+
+def test_ids_are_unique_and_rise(tmp_path: Path) -> None:
+    ids: list[bytes] = []
+
+    def play(spool: Spool) -> None:
+        ids.extend(spool.open(HEAD, None, True)[0] for _ in range(5000))
+
+    spooled(tmp_path, play)
+    assert len(set(ids)) == 5000
+    assert ids == sorted(ids)
+    assert {UUID(bytes=each).version for each in ids} == {7}
+
+
+def test_records_are_written_without_being_asked(tmp_path: Path) -> None:
+    async def play(spool: Spool) -> None:
+        whole(spool.open(HEAD, None, True)[1])
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if list((tmp_path / "spool").glob(f"*/*{SEGMENT_SUFFIX}")):
+                return
+        raise AssertionError("nothing was written")
+
+    assert len(spooled(tmp_path, play)) == 5
+
+
+def test_large_traffic_fills_several_segments_in_order(tmp_path: Path) -> None:
+    async def play(spool: Spool) -> None:
+        _, tape = spool.open(HEAD, None, True)
+        for number in range(200):
+            tape.response_body(bytes([number]) * 100_000)
+            await asyncio.sleep(0.001)
+        tape.closed("ok")
+
+    events = spooled(tmp_path, play, body_bytes=1 << 30)
+    bodies = [e.payload for e in events if e.kind == Kind.RESPONSE_BODY]
+    assert [body[0] for body in bodies] == list(range(200))
+    assert len(list((tmp_path / "spool" / "run").glob(f"*{SEGMENT_SUFFIX}"))) > 1
+
+
+def test_above_high_water_heads_and_endings_are_kept(tmp_path: Path) -> None:
+    async def play(spool: Spool) -> None:
+        for _ in range(120):
+            _, tape = spool.open(HEAD, None, True)
+            tape.response_head(REPLY)
+            tape.response_body(bytes(200_000))
+            tape.closed("ok")
+            await asyncio.sleep(0.003)
+        assert spool.counters.bodies_cut > 0
+        assert spool.counters.records_dropped == 0
+
+    events = spooled(tmp_path, play, spool_bytes=1 << 20)
+    assert kinds(events).count(Kind.OPENED) == kinds(events).count(Kind.CLOSED) == 120
+    assert kinds(events).count(Kind.RESPONSE_BODY) < 120
+    reasons = [orjson.loads(e.payload)["cut"] for e in events if e.kind == Kind.CLOSED]
+    assert {"response": "high_water"} in reasons
+
+
+def test_a_folder_that_can_not_be_written_to_is_counted_and_survived(tmp_path: Path) -> None:
+    """The folder is gone: as good as a full disk, and it works for root too."""
+
+    async def play(spool: Spool) -> None:
+        folder = tmp_path / "spool" / "run"
+        folder.rename(tmp_path / "elsewhere")
+        whole(spool.open(HEAD, None, True)[1])
+        await asyncio.sleep(0.1)
+        assert spool.counters.records_dropped == 5
+        assert spool.counters.write_errors == 1
+        assert f"[Errno {errno.ENOENT}]" in str(spool.counters.last_error)
+        (tmp_path / "elsewhere").rename(folder)
+        whole(spool.open(HEAD, None, True)[1])
+
+    assert len(spooled(tmp_path, play)) == 5
