@@ -13,6 +13,7 @@ all little-endian. Payloads of OPENED, ROUTED, RESPONSE_HEAD and CLOSED are JSON
 by the TypedDicts below; the body kinds hold raw bytes as they went over the wire (after removal of
 chunked framing, before any decoding of Content-Encoding).
 
+A record of a kind that the reader does not know makes `unpack` raise ValueError: skip it.
 A reader stops at the first record that is short or fails its checksum: in the segment being written
 that is the end for now, in a segment of a dead run it is a torn tail.
 """

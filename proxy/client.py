@@ -62,6 +62,7 @@ class ClientConnection(asyncio.Protocol):
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._head_bytes = 0
+        self._body_follows = False  # the head had an offer to upgrade, see `_parse`
         self._closing = False  # no further request is read
         self._upstream_full = False
         self._chunked_reply = False
@@ -87,13 +88,24 @@ class ClientConnection(asyncio.Protocol):
         self._idle = False
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stop_reading(self._upgrade_refusal())
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._stop_reading(_why(error))
         self._check_head_size()
         self._advance()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer to upgrade need not be taken up (RFC 9110 section 7.8), but the parser takes
+            # what follows for another protocol: a new one goes on, where a body begins if need be.
+            self._parser = httptools.HttpRequestParser(self)
+            request = self._incoming
+            if request is not None and request.head is not None:
+                self._parser.feed_data(_framing_only(request.head.length))
+            if rest := data[upgrade.args[0] :]:
+                self._parse(rest)
 
     def eof_received(self) -> bool:
         waiting = bool(self._requests) and self._requests[-1].ended
@@ -127,6 +139,8 @@ class ClientConnection(asyncio.Protocol):
     # -- httptools callbacks
 
     def on_message_begin(self) -> None:
+        if self._body_follows:
+            return
         self._incoming = _Request()
         self._requests.append(self._incoming)
         self._target = b""
@@ -144,6 +158,9 @@ class ClientConnection(asyncio.Protocol):
         request.keep_alive = self._parser.should_keep_alive()
         names, self._names = self._names, []
         values, self._values = self._values, []
+        if self._body_follows:
+            self._body_follows = False
+            return
         request.head = self._read_head(names, values)
 
     def on_body(self, data: bytes) -> None:
@@ -152,6 +169,8 @@ class ClientConnection(asyncio.Protocol):
             self._incoming.pieces.append(data)
 
     def on_message_complete(self) -> None:
+        if self._body_follows:
+            return
         if self._incoming is not None:
             self._incoming.ended = True
         self._incoming = None
@@ -177,6 +196,11 @@ class ClientConnection(asyncio.Protocol):
         )
         if not self._target.startswith(b"/") and self._target != b"*":
             raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
+        if self._parser.should_upgrade():
+            if _is_websocket(head):
+                # Clients of the Responses WebSocket fall back to HTTP on exactly this status.
+                raise Refused(426, "upgrade_refused", "WebSocket is not relayed; use plain HTTP")
+            self._body_follows = head.length != 0
         return head
 
     # -- acting on what was read
@@ -186,12 +210,6 @@ class ClientConnection(asyncio.Protocol):
         flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS
         if flooded and self._incoming is not None:
             self._stop_reading(Refused(431, "head_too_large", "the request head is over 64 KiB"))
-
-    def _upgrade_refusal(self) -> Refused:
-        if self._parser.get_method() == b"CONNECT":
-            return Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
-        # Clients of the Responses WebSocket fall back to plain HTTP on exactly this status.
-        return Refused(426, "upgrade_refused", "WebSocket is not relayed; use plain HTTP")
 
     def _stop_reading(self, why: Refused) -> None:
         """What follows can't be trusted to be a request: answer what came before, then close."""
@@ -424,6 +442,17 @@ class ClientConnection(asyncio.Protocol):
         self._transport.resume_reading()
         if not self._transport.get_write_buffer_size():
             self._gone_at = time.monotonic() + _LINGER
+
+
+def _framing_only(length: int) -> bytes:
+    """A head that says no more than how its body is framed."""
+    framing = b"Transfer-Encoding: chunked" if length < 0 else b"Content-Length: %d" % length
+    return b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
+
+
+def _is_websocket(head: RequestHead) -> bool:
+    places = head.shape.places.get(b"upgrade", [])
+    return any(head.values[place].lower() == b"websocket" for place in places)
 
 
 def _why(error: Exception) -> Refused:

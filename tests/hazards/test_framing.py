@@ -216,6 +216,46 @@ def test_trailers_are_dropped(sidecar: Sidecar, upstream: Upstream) -> None:
     assert b"Bearer evil" not in [value for _, value in upstream.next_call().request.headers]
 
 
+@pytest.mark.parametrize("body", [b"", QUESTION, chunked(QUESTION) + b"0\r\n\r\n"])
+def test_an_offer_to_upgrade_is_not_taken_up(
+    sidecar: Sidecar, upstream: Upstream, body: bytes
+) -> None:
+    """Java's client offers h2c with every first request over plain HTTP."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    framing = "" if body in (b"", QUESTION) else CHUNKED
+    client = sidecar.connect()
+    for split in (5000, 50, len(offer) + 200, 400):
+        request_ = post("/v1/x", body, offer, framing)
+        client.send(request_[:split])
+        time.sleep(0.01)
+        client.send(request_[split:])
+        reply = client.reply()
+        assert (reply.status, reply.body) == (200, ANSWER)
+        request = upstream.next_call().request
+        assert request.body == (QUESTION if body else b"")
+        names = {name.lower() for name, _ in request.headers}
+        assert not names & {b"connection", b"upgrade", b"http2-settings"}
+
+
+def test_websockets_are_refused_so_that_clients_fall_back(
+    sidecar: Sidecar, upstream: Upstream
+) -> None:
+    lines = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    refused(sidecar, upstream, get("/v1/responses", lines), 426)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"CONNECT api.openai.com:443 HTTP/1.1\r\nHost: api.openai.com:443\r\n\r\n\x16\x03",
+        b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n",
+        b"GET http://169.254.169.254/latest HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n",
+    ],
+)
+def test_it_is_no_forward_proxy(sidecar: Sidecar, upstream: Upstream, request_: bytes) -> None:
+    refused(sidecar, upstream, request_, 405)
+
+
 def test_expect_continue_is_answered_at_once(sidecar: Sidecar, upstream: Upstream) -> None:
     client = sidecar.connect()
     framing = "Expect: 100-continue\r\nContent-Length: 4\r\n"

@@ -346,7 +346,7 @@ def test_a_dead_upstream_is_said_at_once_and_health_still_answers(tmp_path: Path
 
 def test_told_to_stop_it_finishes_what_streams(tmp_path: Path) -> None:
     go_on = threading.Event()
-    ending = chunked(EVENTS[1], b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    ending = chunked(EVENTS[1] + b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
     def answer(call: Call) -> None:
         call.read_body()

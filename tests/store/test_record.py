@@ -239,7 +239,7 @@ def test_what_is_observed_is_not_given_again(tmp_path: Path) -> None:
 def test_every_row_is_looked_at_once(tmp_path: Path) -> None:
     """However many are observed, another look costs what is new."""
     at = home(tmp_path)
-    many = fill(at, 30_000)
+    many = fill(at, 21_000)
     observe(at, *many[100:])
     asked = record(at)
     found = wait_until_found(asked)

@@ -54,7 +54,7 @@ CRUMBS = st.sampled_from([b"\n", b"\r", b"\r\n", b"data", b":", b" ", b"x", b"ev
 BODIES = st.lists(CRUMBS, max_size=30).map(b"".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(BODIES, st.lists(st.integers(0, 80), max_size=5))
 def test_events_are_the_same_for_any_cuts(body: bytes, cuts: list[int]) -> None:
     parser = Parser()
