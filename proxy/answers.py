@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+import httptools
 import orjson
 
 from proxy.heads import Pairs, Refused, ResponseHead, response_of
@@ -38,3 +39,14 @@ def error_answer(refused: Refused) -> tuple[ResponseHead, bytes]:
     if refused.status == 405:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
     return json_answer(refused.status, {"error": error}, headers)
+
+
+def refusal_of(error: Exception) -> Refused:
+    """What a callback raised, which the parser wraps, or a plain 400."""
+    inner = error.__context__
+    if isinstance(inner, Refused):
+        return inner
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return Refused(400, "bad_request", "the request line has no method that HTTP knows")
+    # The parser's text names the rule, never the bytes.
+    return Refused(400, "bad_request", f"not an HTTP/1.1 request: {error}")

@@ -15,7 +15,7 @@ from typing import Final, cast
 
 import httptools
 
-from proxy.answers import error_answer
+from proxy.answers import error_answer, refusal_of
 from proxy.exchange import Exchange
 from proxy.heads import (
     MOST_HEAD_BYTES,
@@ -25,7 +25,7 @@ from proxy.heads import (
     RequestHead,
     ResponseHead,
     chunk,
-    head_size,
+    is_too_large,
 )
 from proxy.relay import RESERVED, Relay
 
@@ -34,6 +34,7 @@ from proxy.relay import RESERVED, Relay
 _HALF_CLOSE_GRACE: Final = 0.5
 # Closing with bytes unread sends RST, and a client that still uploads may never read our reply.
 _LINGER: Final = 1.0
+_TOO_LARGE: Final = (431, "head_too_large", "the head is over 64 KiB or 256 headers")
 
 
 class _Request:
@@ -90,7 +91,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            self._stop_reading(_why(error))
+            self._stop_reading(refusal_of(error))
         self._check_head_size()
         self._advance()
 
@@ -103,7 +104,7 @@ class ClientConnection(asyncio.Protocol):
             self._parser = httptools.HttpRequestParser(self)
             request = self._incoming
             if request is not None and request.head is not None:
-                self._parser.feed_data(_framing_only(request.head.length))
+                self._parser.feed_data(request.head.framing_only())
             if rest := data[upgrade.args[0] :]:
                 self._parse(rest)
 
@@ -153,14 +154,14 @@ class ClientConnection(asyncio.Protocol):
         self._values.append(value)
 
     def on_headers_complete(self) -> None:
-        request = self._incoming
-        assert request is not None
-        request.keep_alive = self._parser.should_keep_alive()
         names, self._names = self._names, []
         values, self._values = self._values, []
         if self._body_follows:
             self._body_follows = False
             return
+        request = self._incoming
+        assert request is not None
+        request.keep_alive = self._parser.should_keep_alive()
         request.head = self._read_head(names, values)
 
     def on_body(self, data: bytes) -> None:
@@ -182,11 +183,8 @@ class ClientConnection(asyncio.Protocol):
     def _read_head(self, names: list[bytes], values: list[bytes]) -> RequestHead:
         if len(self._target) > MOST_TARGET:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if len(names) > MOST_HEADERS:
-            raise Refused(431, "head_too_large", "the request has over 256 headers")
-        # One read can bring a head and more; only then is it worth adding up.
-        if self._head_bytes > MOST_HEAD_BYTES and head_size(names, values) > MOST_HEAD_BYTES:
-            raise Refused(431, "head_too_large", "the request head is over 64 KiB")
+        if is_too_large(names, values, self._head_bytes):
+            raise Refused(*_TOO_LARGE)
         head = self._relay.heads.read(
             self._parser.get_method(),
             self._target,
@@ -197,7 +195,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._target.startswith(b"/") and self._target != b"*":
             raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
         if self._parser.should_upgrade():
-            if _is_websocket(head):
+            if head.asks_for_websocket:
                 # Clients of the Responses WebSocket fall back to HTTP on exactly this status.
                 raise Refused(426, "upgrade_refused", "WebSocket is not relayed; use plain HTTP")
             self._body_follows = head.length != 0
@@ -209,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
         """Of heads, trailers and chunk extensions: whatever is read and is no body."""
         flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS
         if flooded and self._incoming is not None:
-            self._stop_reading(Refused(431, "head_too_large", "the request head is over 64 KiB"))
+            self._stop_reading(Refused(*_TOO_LARGE))
 
     def _stop_reading(self, why: Refused) -> None:
         """What follows can't be trusted to be a request: answer what came before, then close."""
@@ -442,25 +440,3 @@ class ClientConnection(asyncio.Protocol):
         self._transport.resume_reading()
         if not self._transport.get_write_buffer_size():
             self._gone_at = time.monotonic() + _LINGER
-
-
-def _framing_only(length: int) -> bytes:
-    """A head that says no more than how its body is framed."""
-    framing = b"Transfer-Encoding: chunked" if length < 0 else b"Content-Length: %d" % length
-    return b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
-
-
-def _is_websocket(head: RequestHead) -> bool:
-    places = head.shape.places.get(b"upgrade", [])
-    return any(head.values[place].lower() == b"websocket" for place in places)
-
-
-def _why(error: Exception) -> Refused:
-    """What a callback raised, which the parser wraps, or a plain 400."""
-    inner = error.__context__
-    if isinstance(inner, Refused):
-        return inner
-    if isinstance(error, httptools.HttpParserInvalidMethodError):
-        return Refused(400, "bad_request", "the request line has no method that HTTP knows")
-    # The parser's text names the rule, never the bytes.
-    return Refused(400, "bad_request", f"not an HTTP/1.1 request: {error}")

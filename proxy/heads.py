@@ -215,6 +215,17 @@ class RequestHead:
     def credentials(self) -> tuple[bytes, ...]:
         return self.shape.credentials(self.values)
 
+    @property
+    def asks_for_websocket(self) -> bool:
+        offers = self.shape.places.get(b"upgrade", ())
+        return any(self.values[place].lower() == b"websocket" for place in offers)
+
+    def framing_only(self) -> bytes:
+        """A head that says no more than how its body is framed."""
+        chunks = self.length == CHUNKED
+        framing = b"Transfer-Encoding: chunked" if chunks else b"Content-Length: %d" % self.length
+        return b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
+
     def bytes(self, prefix: bytes) -> bytes:
         """The head for the upstream: its own Host, no hop-by-hop headers, framing by us."""
         framing = b"Transfer-Encoding: chunked\r\n" if self.length == CHUNKED else b""
@@ -365,8 +376,13 @@ def _broken(message: str) -> Refused:
     return Refused(502, "bad_upstream_reply", message)
 
 
-def head_size(names: list[bytes], values: list[bytes]) -> int:
-    return sum(map(len, names)) + sum(map(len, values)) + 4 * len(names)
+def is_too_large(names: list[bytes], values: list[bytes], read: int) -> bool:
+    """`read`: bytes read since the last body. Only when they are many is it worth adding up."""
+    if len(names) > MOST_HEADERS:
+        return True
+    if read <= MOST_HEAD_BYTES:
+        return False
+    return sum(map(len, names)) + sum(map(len, values)) + 4 * len(names) > MOST_HEAD_BYTES
 
 
 def chunk(pieces: list[bytes]) -> bytes:

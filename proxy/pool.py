@@ -14,14 +14,14 @@ import httptools
 
 from proxy.heads import (
     MOST_HEAD_BYTES,
-    MOST_HEADERS,
     UNTIL_CLOSE,
     Refused,
     ResponseHead,
-    head_size,
+    is_too_large,
     read_response,
 )
 
+_TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
 _PEEK_AFTER: Final = 0.5  # seconds idle; a connection used just now is taken on trust
 
 
@@ -146,7 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
         # Heads, interim replies, trailers, chunk extensions: whatever is read and is no body.
         if self._head_bytes > MOST_HEAD_BYTES and not self._ended:
             self._tell()
-            self._fail("bad_upstream_reply", "the upstream's head is larger than 64 KiB")
+            self._fail("bad_upstream_reply", _TOO_LARGE)
             return
         self._tell()
 
@@ -195,10 +195,8 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if 100 <= status < 200 or self._ended:
             return
-        if len(names) > MOST_HEADERS:
-            raise Refused(502, "bad_upstream_reply", "the upstream's head has over 256 headers")
-        if self._head_bytes > MOST_HEAD_BYTES and head_size(names, values) > MOST_HEAD_BYTES:
-            raise Refused(502, "bad_upstream_reply", "the upstream's head is larger than 64 KiB")
+        if is_too_large(names, values, self._head_bytes):
+            raise Refused(502, "bad_upstream_reply", _TOO_LARGE)
         self._head = read_response(
             status,
             self._reason,

@@ -31,6 +31,7 @@ class Watch:
     problem: str | None = None
     _mark: tuple[int, int, int] | None = None
     _loaded: Plan = EMPTY
+    _diverts: bool = False
     _expires: float = 0.0
 
     def poll(self) -> None:
@@ -41,7 +42,7 @@ class Watch:
             self._load()
         live = not self.killed and time.monotonic() < self._expires
         self.plan = self._loaded if live else EMPTY
-        self.diverts = self.plan.diverts
+        self.diverts = live and self._diverts
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:
@@ -51,17 +52,19 @@ class Watch:
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def _load(self) -> None:
-        self._loaded, self._expires = EMPTY, 0.0
+        self._loaded, self._diverts, self._expires = EMPTY, False, 0.0
         if self._mark is None or self._mark[2] > _MOST_BYTES:
             return
         try:
-            self._loaded = plans.load(self.plan_file.read_bytes())
-        except (OSError, ValueError) as error:
+            loaded = plans.load(self.plan_file.read_bytes())
+            left = min(loaded.valid_until - time.time(), plans.LIFETIME)
+            self._diverts = loaded.diverts
+        except (OSError, ValueError, TypeError) as error:
             if self.problem is None:
                 print(f"understudy: no plan, all is relayed: {error}", file=sys.stderr)
             self.problem = str(error)
             return
         self.problem = None
+        self._loaded = loaded
         # From here on by the steady clock: a jump of the wall clock must not prolong a plan.
-        left = min(self._loaded.valid_until - time.time(), plans.LIFETIME)
         self._expires = time.monotonic() + left

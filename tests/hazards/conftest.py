@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hazards.harness import Sidecar, Stage, Upstream, stage
+from tests.hazards.harness import Sidecar, Stage, stage
+from tests.hazards.peers import Upstream
 
 
 @pytest.fixture(scope="module")

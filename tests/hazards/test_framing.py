@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from tests.hazards.harness import (
+from tests.hazards.harness import Sidecar, wait_for
+from tests.hazards.peers import (
     ANSWER,
     CANARY,
     QUESTION,
     Call,
-    Sidecar,
     Upstream,
     chat,
     chunked,
@@ -21,7 +21,6 @@ from tests.hazards.harness import (
     plain,
     post,
     sized,
-    wait_for,
 )
 
 REPLIES = re.compile(rb"HTTP/1\.1 \d\d\d ")

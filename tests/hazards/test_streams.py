@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from tests.hazards.harness import (
+from tests.hazards.harness import Sidecar, wait_for
+from tests.hazards.peers import (
     ANSWER,
     EVENTS,
     GONE_SECONDS,
     SSE_HEAD,
     Call,
-    Sidecar,
     Upstream,
     chat,
     chunked,
@@ -23,7 +23,6 @@ from tests.hazards.harness import (
     post,
     reset,
     sized,
-    wait_for,
 )
 
 STREAMED = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hi"}]}'

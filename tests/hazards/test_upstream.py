@@ -13,12 +13,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.hazards.harness import (
+from tests.hazards.harness import Sidecar
+from tests.hazards.peers import (
     ANSWER,
+    CANARY,
     EVENTS,
     SSE_HEAD,
     Call,
-    Sidecar,
     Upstream,
     chat,
     chunked,
@@ -342,6 +343,35 @@ def test_a_dead_upstream_is_said_at_once_and_health_still_answers(tmp_path: Path
         assert sidecar.canaries() == []
     finally:
         sidecar.kill()
+
+
+def test_a_request_is_never_sent_to_an_upstream_without_tls(tmp_path: Path) -> None:
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sidecar = Sidecar(tmp_path, listener.getsockname()[1], scheme="https")
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                received.append(connection.recv(65536))
+                connection.sendall(sized(ANSWER))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            sidecar.start()
+            reply = sidecar.exchange(post(chat("no-tls")))
+            assert reply.status == 502
+            assert orjson.loads(reply.body)["error"]["code"] == "upstream_tls"
+            assert received[0].startswith(b"\x16\x03")
+            assert CANARY.encode() not in received[0]
+            assert sidecar.row("no-tls")["outcome"] == "upstream_unreachable"
+            sidecar.close_clients()
+            assert sidecar.stop() == 0
+            assert sidecar.canaries() == []
+        finally:
+            sidecar.kill()
+            thread.join(1)
 
 
 def test_told_to_stop_it_finishes_what_streams(tmp_path: Path) -> None:

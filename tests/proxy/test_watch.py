@@ -60,6 +60,7 @@ BROKEN = {
     "an unknown field": dump(current()).replace(b'"salt"', b'"pepper"'),
     "a date": dump(current(valid_until="tomorrow")),
     "tasks is a list": dump(current(tasks=[])),
+    "a share is a text": dump(current()).replace(b"10.0", b'"10"'),
     "too large": b" " * (5 << 20),
 }
 
