@@ -241,7 +241,8 @@ class ClientConnection(asyncio.Protocol):
             return self._answer_ourselves(request)
         request.exchange = Exchange(self, self._relay, request.head)
         if request.head.expects_continue and not request.pieces and not request.ended:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.flush()
         return True
 
     def _answer_ourselves(self, request: _Request) -> bool:
@@ -278,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_unparsed(self, refused: Refused) -> None:
         self._relay.refused += 1
         head, body = error_answer(refused)
-        self._transport.write(head.bytes(http11=True, keep_alive=False) + body)
+        self._out.append(head.bytes(http11=True, keep_alive=False) + body)
         self._requests.clear()
         self._close_gently()
 
@@ -327,11 +328,12 @@ class ClientConnection(asyncio.Protocol):
         self._ended(request)
 
     def flush(self) -> None:
-        """One write for all that one read of the upstream brought: each write is a system call
-        and wakes the client."""
+        """Nothing is written but here: replies go out in their order."""
         out = self._out
         if out:
             self._out = []
+            if self._transport.is_closing():
+                return
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def refuse(self, exchange: Exchange, error: Refused) -> None:

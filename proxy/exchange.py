@@ -145,7 +145,8 @@ class Exchange:
     def _begin(self, connection: UpstreamConnection) -> None:
         self._upstream = connection
         head = self._head.bytes(self.relay.origin.prefix)
-        connection.begin(self, self._head.method, head + self._take_body())
+        connection.begin(self, self._head.method, head)
+        self._send_body()
         connection.pause(self.client.write_full)
 
     def _send_body(self) -> None:
@@ -230,7 +231,7 @@ class Exchange:
         self.client.reply_ended(self)
 
     def read_done(self) -> None:
-        self.client.flush()
+        self.relay.pool.writes.add(self.client)
 
     def response_lost(self, error: Refused) -> None:
         if self.done:

@@ -84,10 +84,12 @@ class Shape:
     their record, values of listed names as they are and all others hashed.
     """
 
-    __slots__ = ("hidden", "json", "kept", "listed", "names", "places", "template")
+    __slots__ = ("hidden", "json", "kept", "listed", "memo", "names", "places", "template")
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None) -> None:
         self.names = names
+        # Records by values: an app's requests carry the same ones again and again, replies don't.
+        self.memo: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], bytes] | None = None
         lower = [name.lower() for name in names]
         self.places: dict[bytes, list[int]] = {}
         for index, name in enumerate(lower):
@@ -108,6 +110,8 @@ class Shape:
         self.kept = _picker(kept)
         listed = [i for i, n in enumerate(lower) if n in _LISTED or n.startswith(_LISTED_PREFIXES)]
         hidden = [i for i in range(len(names)) if i not in listed]
+        # The length differs from call to call, and the record counts the bytes itself.
+        listed = [i for i in listed if lower[i] != b"content-length"]
         self.listed, self.hidden = _picker(listed), _picker(hidden)
         # Names are tokens (RFC 9110 section 5.6.2): nothing in them needs escaping but '%' here.
         shown_names = [names[i].replace(b"%", b"%%") for i in listed + hidden]
@@ -130,6 +134,7 @@ class RequestShape(Shape):
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes) -> None:
         super().__init__(names, dropped, host)
+        self.memo = {}
         self.connection = self.place(b"connection")
         self.content_encoding = self.place(b"content-encoding")
         self.content_type = self.place(b"content-type")

@@ -20,8 +20,10 @@ from proxy.heads import (
     is_too_large,
     read_response,
 )
+from proxy.writes import Writes
 
 _TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
+
 _PEEK_AFTER: Final = 0.5  # seconds idle; a connection used just now is taken on trust
 
 
@@ -75,6 +77,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.last_read = 0.0
         self._method = b""
         self._usable = True
+        self._out: list[bytes] = []  # not yet written
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._reason = b""
@@ -94,15 +97,25 @@ class UpstreamConnection(asyncio.Protocol):
         self.receiver = receiver
         self._method = method
         self.last_read = time.monotonic()
-        self.transport.write(data)
+        self.send(data)
 
     def send(self, data: bytes) -> None:
-        self.transport.write(data)
+        if not self._out:
+            self._pool.writes.add(self)
+        self._out.append(data)
+
+    def flush(self) -> None:
+        out = self._out
+        if out:
+            self._out = []
+            if not self.transport.is_closing():
+                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def abandon(self) -> None:
         """The call is off: the upstream sees the connection end, never a clean end of a body."""
         self.receiver = None
         self._usable = False
+        self._out = []
         if self.transport is not None:
             self.transport.abort()
 
@@ -300,7 +313,8 @@ def _cause(error: Exception) -> str:
 class Pool:
     """Idle connections per origin, newest first; a few seconds old at most."""
 
-    def __init__(self, connect_timeout: float, idle_timeout: float) -> None:
+    def __init__(self, writes: Writes, connect_timeout: float, idle_timeout: float) -> None:
+        self.writes = writes
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._idle: dict[Origin, list[UpstreamConnection]] = {}

@@ -17,6 +17,7 @@ from proxy.pool import Origin, Pool
 from proxy.redact import Redactor
 from proxy.relay import Relay
 from proxy.watch import POLL_SECONDS, Watch
+from proxy.writes import Writes
 
 
 async def run(settings: Settings) -> None:
@@ -46,7 +47,7 @@ async def run(settings: Settings) -> None:
 def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
-    pool = Pool(policy.timeouts.upstream_connect, policy.timeouts.upstream_keepalive)
+    pool = Pool(Writes(loop), policy.timeouts.upstream_connect, policy.timeouts.upstream_keepalive)
     watch = Watch(settings.home.plan, settings.home.kill)
     spool = None
     if policy.capture.enabled:
