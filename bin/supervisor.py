@@ -144,10 +144,13 @@ class Supervisor:
         self.admin_token = secret_file(home.admin_token)
         self._run_dir = tempfile.mkdtemp(prefix="understudy-")
         home.spool.mkdir(mode=0o700, exist_ok=True)
-        self.children = [Child("recorder")] if self.policy.capture.enabled else []
-        self.children.append(Child("proxy", fd=data.fileno()))
-        self.children += [Child("model", candidate=c.name) for c in self.policy.candidates]
-        self.children.append(Child("director", fd=admin.fileno()))
+        proxy = Child("proxy", fd=data.fileno())
+        if not self.policy.capture.enabled:
+            # Without a record there is no evidence, so nothing may be diverted either.
+            self.children = [proxy]
+            return
+        models = [Child("model", candidate=c.name) for c in self.policy.candidates]
+        self.children = [Child("recorder"), proxy, *models, Child("director", fd=admin.fileno())]
 
     def shown_addresses(self) -> tuple[str, str]:
         return _shown(self.addresses.data), _shown(self.addresses.admin)
@@ -174,21 +177,21 @@ class Supervisor:
             return
         for child in self.children:  # the second time means now
             if child.role == "proxy":
-                _signal(child, signal.SIGTERM)
+                _signal(child, signal.SIGUSR1)
 
     async def _keep(self, child: Child) -> None:
         """Start the child, and start it again whenever it ends, later each time."""
         while not child.stopping:
             started = time.monotonic()
-            code = await self._run_once(child)
+            try:
+                ending = _ending(await self._run_once(child))
+            except OSError as error:  # no memory, no descriptors: all of that may pass
+                ending = f"could not start: {error}"
             if child.stopping:
                 return
             if time.monotonic() - started > _STEADY_SECONDS:
                 child.delay = _FIRST_DELAY
-            print(
-                f"understudy: {child.name} ended ({_ending(code)}); again in {child.delay:g} s",
-                file=sys.stderr,
-            )
+            _warn(f"{child.name} ended ({ending}); again in {child.delay:g} s")
             await asyncio.sleep(child.delay)
             child.delay = min(child.delay * 2, child.longest_delay)
 
@@ -200,11 +203,16 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             pass_fds=() if child.fd is None else (child.fd,),
             env=_environment(child.role),
+            # A terminal's Ctrl-C goes to the whole group, but the order of stopping is ours.
+            process_group=0,
         )
         child.process = process
-        self._write_state()
         assert process.stdin is not None
         process.stdin.write(dump(settings))
+        try:
+            self._write_state()
+        except OSError as error:  # a full disk must not keep the proxy from running
+            _warn(f"state.json is out of date: {error}")
         try:
             with contextlib.suppress(ConnectionError):
                 await process.stdin.drain()
@@ -266,7 +274,7 @@ async def _stop(child: Child, seconds: float) -> None:
     try:
         await asyncio.wait_for(process.wait(), seconds)
     except TimeoutError:
-        print(f"understudy: {child.name} did not stop in {seconds:g} s", file=sys.stderr)
+        _warn(f"{child.name} did not stop in {seconds:g} s")
         _signal(child, signal.SIGKILL)
         await process.wait()
 
@@ -280,6 +288,10 @@ def _signal(child: Child, number: signal.Signals) -> None:
 def _environment(role: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
     return kept | _MODEL_ENVIRONMENT if role == "model" else kept
+
+
+def _warn(message: str) -> None:
+    print(f"understudy: {message}", file=sys.stderr, flush=True)
 
 
 def _ending(code: int) -> str:

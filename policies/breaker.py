@@ -27,13 +27,10 @@ class Breaker:
     def admits(self, waiting: int) -> bool:
         """May one more request try, with `waiting` already waiting for their head?
 
-        Once something has failed, those still waiting may fail too: counting them keeps the
-        requests that pay the patience at three, however many arrive at once.
+        Those still waiting may fail too: counting them keeps the requests that pay the patience at
+        three, however many arrive at once.
         """
-        if self.opened_at is not None:
-            return False
-        failures = self.failures
-        return failures == 0 or failures + waiting <= _MOST_FAILURES
+        return self.opened_at is None and self.failures + waiting <= _MOST_FAILURES
 
     def record(self, failed: bool, at: float) -> None:
         self._recent.append(failed)

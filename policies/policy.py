@@ -96,6 +96,9 @@ def _upstream(value: Any, path: str) -> str:
         port = parts.port
     except ValueError:
         raise PolicyError(path, value, hint) from None
+    labels = (parts.hostname or "").split(".")
+    if "" in labels or any(len(label) > 63 for label in labels):
+        raise PolicyError(path, value, "must have a host name with no empty or overlong part")
     clean = not (parts.query or parts.fragment or parts.username or parts.password)
     if parts.scheme not in ("http", "https") or not parts.hostname or not clean or port == 0:
         raise PolicyError(path, value, hint)

@@ -31,6 +31,7 @@ _FLUSH_BYTES: Final = 256 * 1024
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
 _SEGMENT_BYTES: Final = 8 << 20
 _FSYNC_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5
 _MOST_BUFFERS: Final = 1000  # in one writev; Linux takes 1024
 # Plain integers: reading a member of an enumeration costs more than packing it.
 _REQUEST_BODY: Final = int(Kind.REQUEST_BODY)
@@ -246,9 +247,8 @@ class _Writer:
         self._segment: _Segment | None = None
         self._warned = 0.0
         self._synced = time.monotonic()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=False)
-        self._alive = os.open(folder / spool.ALIVE_FILE, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._alive, fcntl.LOCK_EX)
+        self._looked = 0.0
+        self._alive: int | None = None
         self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
@@ -261,7 +261,20 @@ class _Writer:
         self._queue.put(records)
         self._queue.put(None)
         self._thread.join()
-        os.close(self._alive)
+        if self._alive is not None:
+            os.close(self._alive)
+
+    def _open_run(self) -> None:
+        """Here and not at start: a disk that is full then must not keep the relay from running."""
+        if self._alive is not None and self._folder.is_dir():
+            return
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._alive is not None:  # somebody removed the folder under us
+            os.close(self._alive)
+            self._alive = self._segment = None
+        alive = os.open(self._folder / spool.ALIVE_FILE, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        self._alive = alive
 
     def _run(self) -> None:
         while (records := self._queue.get()) is not None:
@@ -276,13 +289,16 @@ class _Writer:
     def _write(self, records: list[bytes]) -> None:
         if not records:
             return
+        self._open_run()
         segment = self._segment or self._next_segment()
         for start in range(0, len(records), _MOST_BUFFERS):
             segment.size += _write_all(
                 segment.file.fileno(), records[start : start + _MOST_BUFFERS]
             )
         self._sync(segment)
-        if segment.size >= _SEGMENT_BYTES:
+        # At high water soon: only whole segments can be deleted, and make room.
+        look = self.high_water and time.monotonic() - self._looked >= _LOOK_SECONDS
+        if segment.size >= _SEGMENT_BYTES or look:
             self._end_segment()
 
     def _sync(self, segment: _Segment) -> None:
@@ -305,7 +321,10 @@ class _Writer:
         if self._segment is not None:
             self._segment.file.close()
             self._segment = None
-        self.high_water = self._on_disk() > self._policy.spool_bytes
+        self._looked = time.monotonic()
+        # Once over it, only well below it: or bodies would come and go by the batch.
+        limit = self._policy.spool_bytes // 2 if self.high_water else self._policy.spool_bytes
+        self.high_water = self._on_disk() > limit
 
     def _on_disk(self) -> int:
         """Bytes in all segments of all runs; a file may go while we look."""

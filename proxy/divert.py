@@ -56,6 +56,7 @@ class Diverter:
     def __init__(self, watch: Watch, pool: Pool) -> None:
         self.watch = watch
         self.pool = pool
+        self.undecided = 0
         self._draw = random.SystemRandom()
         self._proofs: dict[str, float] = {}
         self._stages: dict[str, Stage] = {}
@@ -86,6 +87,16 @@ class Diverter:
         self, head: RequestHead, key: str | None, exchange: bytes, body: bytes
     ) -> Choice | str:
         """The candidate that answers, or why the upstream does."""
+        try:
+            return self._choose(head, key, exchange, body)
+        except Exception as error:
+            # Whatever an app sends, and whatever a plan holds: when in doubt, relay.
+            self.undecided += 1
+            return f"undecidable: {type(error).__name__}"
+
+    def _choose(
+        self, head: RequestHead, key: str | None, exchange: bytes, body: bytes
+    ) -> Choice | str:
         current = self.watch.plan
         try:
             asked = orjson.loads(body)
@@ -219,8 +230,13 @@ class LocalCall:
         self._abandon()
 
     def pause(self, paused: bool) -> None:
-        if self._connection is not None:
-            self._connection.pause(paused)
+        if self._connection is None:
+            return
+        self._connection.pause(paused)
+        if self._begun and paused and self._timer is not None:
+            self._timer.cancel()  # it is the client now that takes its time
+        elif self._begun:
+            self._wait(self.choice.task.deadline, "stall")
 
     # -- Receiver
 
@@ -282,7 +298,12 @@ class LocalCall:
         headers.append((b"x-request-id", self._request_id.encode()))
         if self.choice.header:
             headers.append((plan.SERVED_BY_HEADER.encode(), self.choice.name.encode()))
-        self._caller.local_begun(response_of(200, b"OK", headers, head.length))
+        length = head.length
+        if not self.choice.streams:
+            length = self._held_bytes  # held until it was whole: its size is known
+            headers = [(n, v) for n, v in headers if n.lower() != b"content-length"]
+            headers.append((b"Content-Length", b"%d" % length))
+        self._caller.local_begun(response_of(200, b"OK", headers, length))
 
     def _heard(self) -> None:
         self.choice.stage.waiting -= 1

@@ -88,7 +88,9 @@ class Exchange:
 
     def holds_too_much(self) -> bool:
         """Should the client pause? Not while a small body that may be diverted is coming in."""
-        return not self._waits_for_body and self._held_bytes > _MOST_HELD
+        if self._waits_for_body or self.request_ended:
+            return False  # all that is coming is here: read on, to see the client leave
+        return self._held_bytes > _MOST_HELD
 
     def client_gone(self) -> None:
         """Client gone means upstream gone, also before the first byte."""
@@ -197,6 +199,7 @@ class Exchange:
         self._tape.routed("upstream", why)
         self.waiting_since = time.monotonic()
         self._go_upstream()
+        self.client.update_reading()
 
     def local_broke(self, why: str) -> None:
         self._local = None

@@ -24,8 +24,6 @@ from proxy.writes import Writes
 
 _TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
 
-_PEEK_AFTER: Final = 0.5  # seconds idle; a connection used just now is taken on trust
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -78,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._method = b""
         self._usable = True
         self._out: list[bytes] = []  # not yet written
+        self._poll: select.poll | None = None
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._reason = b""
@@ -129,12 +128,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Dead before a byte is written? A closed peer shows as an end of file to be read."""
         if self.transport.is_closing():
             return False
-        if time.monotonic() - self.idle_since < _PEEK_AFTER:
-            return True
         # Anything to read on an idle connection is its end, or bytes that nobody asked for.
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
     # -- asyncio.Protocol
 
@@ -351,6 +349,11 @@ class Pool:
             raise Refused(
                 502, "upstream_unreachable", f"the upstream can't be reached: {why}"
             ) from None
+        except Exception as error:
+            # A name that can't be encoded, a library's surprise: the app must have its answer.
+            raise Refused(
+                502, "upstream_unreachable", f"the upstream can't be reached: {error!r}"
+            ) from error
         return protocol
 
     async def _open(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> UpstreamConnection:

@@ -82,6 +82,7 @@ class Relay:
             "refused": self.refused,
             "diverted": self.diverted,
             "fallbacks": self.fallbacks,
+            "undecided": self.diverter.undecided,
             "clients": len(self.clients),
             "killed": self.diverter.watch.killed,
             "diverting": self.diverter.watch.diverts,

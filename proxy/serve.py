@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 from pathlib import Path
 
 from policies.settings import Settings
@@ -21,7 +22,10 @@ from proxy.writes import Writes
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM; a second one cuts the drain short. What was captured is flushed."""
+    """Serve until SIGTERM, then drain; SIGUSR1 cuts that short. What was captured is flushed.
+
+    A repeated SIGTERM changes nothing: it may come from a process group as well as the supervisor.
+    """
     assert settings.fd is not None
     loop = asyncio.get_running_loop()
     relay = _relay(settings, loop)
@@ -48,7 +52,9 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
     pool = Pool(Writes(loop), policy.timeouts.upstream_connect, policy.timeouts.upstream_keepalive)
-    watch = Watch(settings.home.plan, settings.home.kill)
+    # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
+    plan_file = settings.home.plan if policy.capture.enabled else None
+    watch = Watch(plan_file, settings.home.kill)
     spool = None
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
@@ -68,18 +74,21 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
 def _stop_events(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:
     stop, hurry = asyncio.Event(), asyncio.Event()
 
-    def stopped() -> None:
-        (hurry if stop.is_set() else stop).set()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, hurry.set)
     return stop, hurry
 
 
 async def _tick(relay: Relay) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        relay.tick()
+        try:
+            relay.tick()
+        except Exception as error:
+            # The kill switch and every timeout hang on this loop: it must not end.
+            relay.diverter.watch.forget()
+            print(f"understudy: a tick failed: {error!r}", file=sys.stderr, flush=True)
 
 
 async def _drain(relay: Relay, hurry: asyncio.Event, seconds: float) -> None:

@@ -23,7 +23,7 @@ _MOST_BYTES: Final = 4 << 20
 class Watch:
     """`plan` is what holds now: EMPTY when it is missing, broken, expired or killed."""
 
-    plan_file: Path
+    plan_file: Path | None  # None: nothing is ever diverted
     kill_file: Path
     plan: Plan = EMPTY
     diverts: bool = False  # has `plan` anything to divert?
@@ -35,7 +35,7 @@ class Watch:
     _expires: float = 0.0
 
     def poll(self) -> None:
-        self.killed = self.kill_file.exists()
+        self.killed = self._kill_switch()
         mark = self._stat()
         if mark != self._mark:
             self._mark = mark
@@ -44,7 +44,19 @@ class Watch:
         self.plan = self._loaded if live else EMPTY
         self.diverts = live and self._diverts
 
+    def forget(self) -> None:
+        """Relay everything, until a plan is read again."""
+        self.plan, self.diverts, self._mark = EMPTY, False, None
+
+    def _kill_switch(self) -> bool:
+        try:
+            return self.kill_file.exists()
+        except OSError:
+            return True  # when it can't be seen, the safe side is upstream
+
     def _stat(self) -> tuple[int, int, int] | None:
+        if self.plan_file is None:
+            return None
         try:
             stat = self.plan_file.stat()
         except OSError:
@@ -53,7 +65,7 @@ class Watch:
 
     def _load(self) -> None:
         self._loaded, self._diverts, self._expires = EMPTY, False, 0.0
-        if self._mark is None or self._mark[2] > _MOST_BYTES:
+        if self.plan_file is None or self._mark is None or self._mark[2] > _MOST_BYTES:
             return
         try:
             loaded = plans.load(self.plan_file.read_bytes())

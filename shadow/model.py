@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from shadow.turns import Job, Turns, Worker
 from shadow.wire import Ask, Refusal, Voice
 
 _MOST_BYTES: Final = 8 << 20  # of a request; longer ones fit no context
-_SURE_AFTER: Final = 4  # tokens of a stream that are held back until the model is sure
+_SURE_AFTER: Final = 4  # tokens of a diverted answer for which its head is held back
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SECONDS_TO_STOP: Final = 1.0
 
@@ -161,7 +161,9 @@ class Model:
         try:
             if ask.stream:
                 return await _stream(request, answer, job, manner)
-            return await _whole(answer, job, manner)
+            if manner.shadow:
+                return await _whole(answer, job, manner)
+            return await _diverted(request, answer, job, manner)
         finally:
             job.abort()
 
@@ -206,39 +208,90 @@ def _sure(pieces: list[Piece]) -> bool:
     return _finished(pieces) or len(pieces) >= _SURE_AFTER
 
 
-async def _whole(answer: Answer, job: Job, manner: Manner) -> web.Response:
-    pieces = await _gather(job, manner.floor, _finished)
+async def _opening(answer: Answer, job: Job, manner: Manner) -> list[Piece]:
+    """What must be known before the head of a diverted answer goes."""
+    pieces = await _gather(job, manner.floor, _sure)
+    if _finished(pieces) and not manner.shadow:
+        _refuse_unfit(answer.ask, pieces)
+    return pieces
+
+
+def _refuse_unfit(ask: Ask, pieces: list[Piece]) -> None:
+    """An answer that the upstream would not have given: nothing, or one that our limits cut."""
     last = pieces[-1]
-    text = "".join(piece.text for piece in pieces)
+    if last.finish == "length" and (ask.limit is None or last.tokens < ask.limit):
+        raise Refusal("unsure", f"the answer is longer than the {last.tokens} tokens it may have")
+    if not _text(pieces).strip():
+        raise Refusal("unsure", "the answer is empty")
+
+
+def _text(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def _completion(answer: Answer, pieces: list[Piece]) -> bytes:
+    last = pieces[-1]
     used = wire.usage(answer.prompt_tokens, last.tokens)
-    response = _json(answer.voice.completion(text, last.finish or "stop", used))
-    if manner.shadow:
-        margins = [piece.margin for piece in pieces if piece.margin is not None]
-        response.headers[wire.MARGIN_HEADER] = f"{min(margins):.4f}"
-        response.headers[wire.SHA256_HEADER] = answer.sha256
+    return answer.voice.completion(_text(pieces), last.finish or "stop", used)
+
+
+async def _whole(answer: Answer, job: Job, manner: Manner) -> web.Response:
+    """A shadow run's answer, with what the director wants to know of it."""
+    pieces = await _gather(job, manner.floor, _finished)
+    response = _json(_completion(answer, pieces))
+    margins = [piece.margin for piece in pieces if piece.margin is not None]
+    response.headers[wire.MARGIN_HEADER] = f"{min(margins):.4f}"
+    response.headers[wire.SHA256_HEADER] = answer.sha256
+    return response
+
+
+async def _diverted(
+    request: web.Request, answer: Answer, job: Job, manner: Manner
+) -> web.StreamResponse:
+    """A diverted answer in one piece.
+
+    Its head goes as soon as the model is sure: the proxy's patience is for that, not for the
+    whole of a long answer. The proxy holds the answer back until it is whole.
+    """
+    pieces = await _opening(answer, job, manner)
+    if _finished(pieces):
+        return _json(_completion(answer, pieces))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    with _visibly_broken(request):
+        pieces += await _gather(job, manner.floor, _finished)
+        _refuse_unfit(answer.ask, pieces)
+        await response.write(_completion(answer, pieces))
+        await response.write_eof()
     return response
 
 
 async def _stream(
     request: web.Request, answer: Answer, job: Job, manner: Manner
 ) -> web.StreamResponse:
-    pieces = await _gather(job, manner.floor, _sure)
+    pieces = await _opening(answer, job, manner)
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
     await response.prepare(request)
-    try:
+    with _visibly_broken(request):
         await _speak(response, answer, job, pieces)
+    return response
+
+
+@contextmanager
+def _visibly_broken(request: web.Request) -> Iterator[None]:
+    """An answer that can't be finished after its head must look broken: never a clean end."""
+    try:
+        yield
     except (Refusal, RuntimeError, ValueError):
-        # A stream that can't be finished must look broken: it is never ended cleanly.
         if request.transport is not None:
             request.transport.abort()
-    return response
 
 
 async def _speak(response: web.StreamResponse, answer: Answer, job: Job, held: list[Piece]) -> None:
     ask, voice = answer.ask, answer.voice
-    text = "".join(piece.text for piece in held)
+    text = _text(held)
     last: Piece | None = held[-1]
     await response.write(voice.chunk(wire.FIRST_DELTA, None, ask))
     while last is not None:

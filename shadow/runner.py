@@ -104,6 +104,8 @@ class Runner:
         if outcome.later and not self._hopeless(pair, outcome):
             return _AWAY if outcome.away else _BUSY
         self._writes.append(self._observation(pair, outcome, sha256))
+        if _counts(outcome):
+            self._writes.append(self._comparison(pair, outcome))
         return 0.0
 
     def _answered(self, pair: Pair, outcome: Answered, sha256: str) -> float:
@@ -159,8 +161,10 @@ class Runner:
             error=outcome.error if isinstance(outcome, Failed) else None,
         )
 
-    def _comparison(self, pair: Pair, outcome: Answered) -> Comparison:
-        verdict, score, why = compare(pair.control, outcome.text)
+    def _comparison(self, pair: Pair, outcome: Outcome) -> Comparison:
+        verdict, score, why = compare(pair.control, _said(outcome))
+        if isinstance(outcome, Failed) and verdict == "mismatched":
+            why = outcome.error
         return Comparison(
             exchange_id=pair.exchange_id,
             candidate=self.candidate.name,
@@ -171,6 +175,17 @@ class Runner:
             score=score,
             why=why,
         )
+
+
+def _counts(outcome: Failed) -> bool:
+    """Did it fail at a request that it would have been given? Then the gate must hear of it."""
+    tried = outcome.crashed or not outcome.later
+    return tried and not outcome.error.startswith("skipped:")
+
+
+def _said(outcome: Outcome) -> str:
+    """No answer is worth what an empty one is."""
+    return outcome.text if isinstance(outcome, Answered) else ""
 
 
 def share(exchange_id: str) -> float:

@@ -184,9 +184,8 @@ def _pair(row: Any) -> Pair | None:
     """None when there is no text to compare, or a body is gone."""
     if row["request"] is None or row["response"] is None:
         return None
-    message = orjson.loads(row["response"])["choices"][0].get("message") or {}
-    control = message.get("content")
-    if not isinstance(control, str) or message.get("tool_calls"):
+    control = _text(orjson.loads(row["response"]))
+    if control is None:
         return None
     return Pair(
         exchange_id=row["id"],
@@ -197,6 +196,15 @@ def _pair(row: Any) -> Pair | None:
         request=orjson.loads(row["request"]),
         control=control,
     )
+
+
+def _text(response: dict[str, Any]) -> str | None:
+    """What an answer says. The view vouches for its first choice and for no more than that."""
+    message = response["choices"][0].get("message")
+    if not isinstance(message, dict) or message.get("tool_calls"):
+        return None
+    content = message.get("content")
+    return content if isinstance(content, str) else None
 
 
 def _rollout(row: Any) -> RolloutRecord:

@@ -13,6 +13,7 @@ import orjson
 
 from policies.endpoints import CHAT, Endpoint, classify
 from policies.fingerprint import request_hash, system_prompt, task_id
+from policies.plan import SERVED_BY_HEADER
 from policies.spool import Event, Kind
 from store.database import iso
 from store.decode import ENDS_EARLY, decode
@@ -194,10 +195,12 @@ def _served(story: _Story, closed: Json) -> Json:
     route = _object(story.route) if story.route is not None else None
     error = _text(closed.get("error"))
     answered = "status" in story.head and _OUR_ERROR not in story.got
+    # The event may be lost: the head that the app saw is a second witness of a candidate.
+    to = (route and _text(route.get("to"))) or story.got.get(SERVED_BY_HEADER)
     if not answered and error is None:
         error = "the proxy died first" if not closed else f"no answer: {closed.get('outcome')}"
     return {
-        "served_by": ((route and _text(route.get("to"))) or "upstream") if answered else None,
+        "served_by": (to or "upstream") if answered else None,
         "route": _valid_text(story.route) if route is not None else None,
         "error": error,
     }
@@ -209,14 +212,14 @@ def _served(story: _Story, closed: Json) -> Json:
 def _fill_bodies(row: Json, story: _Story, endpoint: Endpoint) -> tuple[Any, Any]:
     """Add what the bodies say to `row`; rows of `bodies` and `tasks`, or None."""
     streamed = _is_event_stream(story)
+    cut = _cuts(story) if endpoint.keeps_bodies else {}
+    row["truncated"] = int(bool(row["truncated"] or cut))
     whole = row["outcome"] == "ok" and not row["truncated"]
     row["stream"] = int(streamed)
     row["complete"] = int(row["outcome"] == "ok" and not story.problems)
     if not endpoint.keeps_bodies:
         row["usage_note"] = "no body is kept of this endpoint"
         return None, None
-    cut = (story.closed or {}).get("cut")
-    cut = cut if isinstance(cut, dict) else {}
     request = _side(story.request, story.sent, cut.get("request"), row["outcome"])
     response = _side(story.response, story.got, cut.get("response"), row["outcome"])
     assembled = None
@@ -231,6 +234,23 @@ def _fill_bodies(row: Json, story: _Story, endpoint: Endpoint) -> tuple[Any, Any
         row["id"], request.text, response.text, assembled_text, request.note, response.note
     )  # fmt: skip
     return bodies, task
+
+
+def _cuts(story: _Story) -> Json:
+    """Why a body is not whole, by side: the proxy cut it, or the spool lost a part of it.
+
+    A batch that could not be written leaves a hole, and nothing but the ending's count tells.
+    """
+    closed = story.closed or {}
+    said = closed.get("cut")
+    cut = dict(said) if isinstance(said, dict) else {}
+    for side, pieces in (("request", story.request), ("response", story.response)):
+        sent = _count(closed.get(f"{side}_bytes"))
+        kept = sum(map(len, pieces))
+        if side not in cut and sent is not None and kept != sent:
+            cut[side] = f"{kept} of {sent} bytes were captured"
+            story.problems.append(f"lost: a part of the {side}")
+    return cut
 
 
 def _side(pieces: list[bytes], headers: dict[str, str], cut: object, outcome: str) -> _Side:

@@ -190,9 +190,11 @@ def test_a_request_that_kills_the_model_each_time_is_given_up() -> None:
             director = Director(made, record)
             director.start()
             try:
-                await until(lambda: bool(record.observations))
+                await until(lambda: bool(record.compared))
                 (observation,) = record.observations.values()
-                assert str(observation.error).startswith("crash") and not record.compared
+                (comparison,) = record.compared.values()
+                assert str(observation.error).startswith("crash")
+                assert (comparison.verdict, comparison.why) == ("mismatched", observation.error)
             finally:
                 await director.close()
                 server.close()
@@ -301,15 +303,16 @@ def test_the_sample_is_the_configured_share() -> None:
     asyncio.run(play())
 
 
-def test_a_deadline_is_an_error_of_the_candidate_and_no_comparison() -> None:
+def test_a_deadline_is_an_error_of_the_candidate_and_counts_against_it() -> None:
     async def play() -> None:
         async with stage(shadow={"deadline": 0.5}) as it:
             await until(lambda: it.director.runners[0].reachable is not None)
             it.model.signal(signal.SIGSTOP)
             it.record.add(1)
-            await until(lambda: bool(it.record.observations))
+            await until(lambda: bool(it.record.compared))
             assert [o.error for o in it.record.observations.values()] == ["deadline"]
-            assert not it.record.compared
+            (found,) = it.record.compared.values()
+            assert (found.verdict, found.score, found.why) == ("mismatched", 0.0, "deadline")
 
     asyncio.run(play())
 

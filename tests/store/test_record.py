@@ -223,6 +223,16 @@ def test_newest_first_and_only_what_can_be_compared(tmp_path: Path) -> None:
     assert [pair.control for pair in record(at).unobserved("small", 1)] == ["ten"]
 
 
+@pytest.mark.parametrize("message", ["text", ["text"], 5, None, {"content": ["text"]}])
+def test_an_answer_of_another_shape_is_no_pair_and_hides_none(
+    tmp_path: Path, message: object
+) -> None:
+    at = home(tmp_path)
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    spooled(at, said(1, "one"), Exchange(number=2, response=orjson.dumps(answer)))
+    assert [pair.control for pair in record(at).unobserved("small", 10)] == ["one"]
+
+
 def test_what_is_observed_is_not_given_again(tmp_path: Path) -> None:
     at = home(tmp_path)
     asked = record(at)

@@ -175,6 +175,23 @@ def test_a_body_that_was_cut_by_us(tmp_path: Path) -> None:
     assert rows(home(tmp_path), "SELECT * FROM teacher_pairs") == []
 
 
+@pytest.mark.parametrize("side", ["request", "response"])
+def test_a_body_with_a_hole_is_not_whole(tmp_path: Path, side: str) -> None:
+    at, one = home(tmp_path), Exchange()
+    spooled = one.records()
+    hole = Exchange(**{side: getattr(one, side)[:-20]}).records()
+    run = Run(at)
+    run.write(hole[: -len(one.closing())], spooled[-len(one.closing()) :])
+    run.die()
+    record_all(at)
+    found = row(at, "SELECT * FROM exchanges JOIN bodies ON exchange_id = id")
+    size = len(getattr(one, side))
+    assert (found["outcome"], found["truncated"], found["complete"]) == ("ok", 1, 0)
+    assert found[f"{side}_note"] == f"cut: {size - 20} of {size} bytes were captured"
+    assert found["error"] == f"lost: a part of the {side}"
+    assert rows(at, "SELECT * FROM teacher_pairs") == []
+
+
 def test_a_zipped_stream_that_broke_keeps_what_came(tmp_path: Path) -> None:
     one = zipped(streamed(*[delta(content=f"{n} ") for n in range(200)], outcome="client_abort"))
     one.response = one.response[:-40]
@@ -217,6 +234,13 @@ def test_who_served(tmp_path: Path, routed: list[dict[str, str]], served: str) -
     assert found["route"] == (orjson.dumps(routed[-1]).decode() if routed else None)
     usable = rows(home(tmp_path), "SELECT count(*) AS n FROM teacher_pairs")[0]["n"]
     assert usable == int(served == "upstream")
+
+
+def test_who_served_is_known_from_the_head_when_the_route_is_lost(tmp_path: Path) -> None:
+    one = Exchange()
+    one.response_headers.append(("X-Understudy-Served-By", "small"))
+    assert recorded(tmp_path, one)["served_by"] == "small"
+    assert rows(home(tmp_path), "SELECT * FROM teacher_pairs") == []
 
 
 def test_nobody_answered(tmp_path: Path) -> None:

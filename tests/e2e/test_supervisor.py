@@ -1,0 +1,76 @@
+"""The supervisor when things go wrong around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from bin.standin import Standin
+from tests.e2e.harness import Sidecar, Upstream, fast_rollout, wait_for
+
+
+def ask(sidecar: Sidecar, text: str = "hello") -> int:
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]}
+    request = urllib.request.Request(
+        f"{sidecar.base_url}/chat/completions",
+        json.dumps(body).encode(),
+        {"Authorization": "Bearer sk-test", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        answer.read()
+        return int(answer.status)
+
+
+def test_a_disk_that_takes_nothing_does_not_keep_the_proxy_from_coming_back(tmp_path: Path) -> None:
+    with Upstream(Standin()) as upstream:
+        sidecar = Sidecar(tmp_path / "home", {"upstream": upstream.url}).start()
+        data = sidecar.state["data"]
+        assert ask(sidecar) == 200
+        wait_for("the row", lambda: sidecar.query("SELECT 1 FROM exchanges"))
+        # Neither state.json nor a new folder below spool can be written now.
+        (sidecar.home / "state.tmp").mkdir()
+        shutil.rmtree(sidecar.home / "spool")
+        (sidecar.home / "spool").write_text("in the way")
+        os.kill(sidecar.pid("proxy"), signal.SIGKILL)
+        wait_for("the proxy is back", sidecar.answers, 5.0)
+        assert sidecar.state["data"] == data
+        assert ask(sidecar) == 200
+        wait_for("the loss is counted", lambda: sidecar.health()["capture"]["records_dropped"] > 0)
+        (sidecar.home / "spool").unlink()
+        assert ask(sidecar, "kept again") == 200
+        wait_for(
+            "capture goes on when there is room",
+            lambda: sidecar.query("SELECT 1 FROM pairs WHERE request LIKE '%kept again%'"),
+        )
+        assert sidecar.stop() == 0
+
+
+def test_an_interrupt_to_the_whole_group_lets_open_requests_finish(tmp_path: Path) -> None:
+    with Upstream(Standin(latency=1.5)) as upstream:
+        sidecar = Sidecar(tmp_path / "home", {"upstream": upstream.url}).start()
+        statuses: list[int] = []
+        thread = threading.Thread(target=lambda: statuses.append(ask(sidecar)))
+        thread.start()
+        wait_for("it is on its way", lambda: upstream.counts["requests"] == 1)
+        assert sidecar.process is not None
+        for pid in (sidecar.pid("proxy"), sidecar.process.pid, sidecar.pid("proxy")):
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.05)
+        thread.join()
+        assert statuses == [200]
+        assert sidecar.process.wait(30) == 0
+
+
+def test_what_is_not_recorded_is_not_diverted(tmp_path: Path) -> None:
+    with Upstream(Standin()) as upstream:
+        policy = fast_rollout(upstream.url)
+        with Sidecar(tmp_path / "home", policy, "--no-capture") as sidecar:
+            assert set(sidecar.state["processes"]) == {"proxy"}
+            assert ask(sidecar) == 200
+            assert sidecar.health()["capture"] is None
