@@ -27,7 +27,7 @@ from proxy.heads import RequestHead, ResponseHead
 from proxy.redact import Redactor
 
 _FLUSH_SECONDS: Final = 0.01
-_FLUSH_BYTES: Final = 256 * 1024
+_FLUSH_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
 _SEGMENT_BYTES: Final = 8 << 20
 _FSYNC_SECONDS: Final = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import stat
@@ -230,6 +231,48 @@ def test_under_the_floor_it_is_unsure_and_above_it_answers(
     answer = model.chat(request, {CONFIDENCE_HEADER: "900"})
     assert (answer.status, answer.body["error"]["code"]) == (422, "unsure")
     assert model.chat(request, {CONFIDENCE_HEADER: "0.01"}).status == 200
+
+
+def test_the_head_of_a_whole_answer_goes_as_soon_as_the_model_is_sure(slow: ModelProcess) -> None:
+    asked = {**LONG_ANSWER, "max_tokens": 1000}
+    connection = slow.begin("POST", "/v1/chat/completions", asked, {})
+    response = connection.getresponse()
+    assert response.headers.get_content_type() == "application/json"
+    assert response.status == 200 and slow.status()["busy"]
+    body = json.loads(response.read())
+    assert body["choices"][0]["finish_reason"] == "length"  # the app's own limit
+    assert body["usage"]["completion_tokens"] == 1000
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "floor"),
+    [({}, "0"), ({"max_tokens": None}, "0"), ({"max_tokens": 300, "temperature": 0}, "0.2")],
+    ids=["cut by our limit", "cut by our only limit", "unsure after the head"],
+)
+def test_a_whole_answer_that_is_unfit_after_its_head_breaks(
+    slow: ModelProcess, change: dict[str, Any], floor: str
+) -> None:
+    asked = {**LONG_ANSWER, **change}
+    connection = slow.begin("POST", "/v1/chat/completions", asked, {CONFIDENCE_HEADER: floor})
+    response = connection.getresponse()
+    assert response.status == 200
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        response.read()
+    connection.close()
+    until(lambda: not slow.status()["busy"])
+    assert slow.chat(asked, SHADOW).status == 200  # what it would have said is evidence
+    assert slow.chat(ask(labels()[0])).status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_empty_answer_is_refused(model: ModelProcess, stream: bool) -> None:
+    ticket = labels()[0]
+    request = ask(ticket, stop=ticket["reference"][0])
+    answer = model.chat({**request, "stream": stream})
+    assert (answer.status, answer.body["error"]["code"]) == (422, "unsure")
+    assert "empty" in answer.body["error"]["message"]
+    assert model.chat(request, SHADOW).body["choices"][0]["message"]["content"] == ""
 
 
 def test_a_diverted_request_takes_the_place_of_a_shadow_run(slow: ModelProcess) -> None:

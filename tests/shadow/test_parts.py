@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from policies.home import Home
 from policies.policy import build as build_policy
 from policies.rollout import State
-from shadow import planner
+from shadow import planner, runner
 from shadow.admin import host_is_ours
 from shadow.engine import Piece
+from shadow.observe import Failed
 from shadow.planner import Reachable
 from shadow.runner import share
 from shadow.schema import unsupported
@@ -158,6 +159,23 @@ def test_the_share_of_an_exchange_is_uniform_and_fixed() -> None:
     shares = [share(f"exchange-{number}") for number in range(2000)]
     assert shares == [share(f"exchange-{number}") for number in range(2000)]
     assert 0.46 < sum(value < 50 for value in shares) / 2000 < 0.54
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counts"),
+    [
+        (Failed("deadline", later=False), True),
+        (Failed("engine: it broke", later=False), True),
+        (Failed("garbled: 'choices'", later=False), True),
+        (Failed("crash: ServerDisconnectedError", later=True, away=True, crashed=True), True),
+        (Failed("away", later=True, away=True), False),
+        (Failed("busy: the model is at work", later=True), False),
+        (Failed("skipped:field:tools", later=False), False),
+    ],
+    ids=lambda value: value.error if isinstance(value, Failed) else "",
+)
+def test_which_failures_the_gate_hears_of(outcome: Failed, counts: bool) -> None:
+    assert runner._counts(outcome) is counts
 
 
 def until_told(flag: threading.Event) -> Iterator[Piece]:
