@@ -211,7 +211,7 @@ class LocalCall:
         try:
             connection = self._pool.take(origin) or await self._pool.connect(origin)
         except Refused as refused:
-            self._fail(refused.code)
+            self._fail(_local(refused))
             return
         if self._caller is None:
             connection.abandon()
@@ -266,7 +266,7 @@ class LocalCall:
         caller = self._caller
         if caller is None or self._head is None:
             return
-        if self._head.status != 200:
+        if self._head.status != 200 or self._is_refusal():
             self._refused(b"".join(self._held))
             return
         if not self._begun:
@@ -278,8 +278,12 @@ class LocalCall:
         caller.response_ended()
         caller.read_done()
 
+    def _is_refusal(self) -> bool:
+        """A model that began to answer may have come to doubt it."""
+        return not self._begun and b"".join(self._held).startswith(b'{"error"')
+
     def response_lost(self, error: Refused) -> None:
-        self._fail(error.code)
+        self._fail(_local(error))
 
     def read_done(self) -> None:
         if self._begun and self._caller is not None:
@@ -378,6 +382,11 @@ def _local_request(task: PlannedTask, body: bytes) -> bytes:
         len(body),
         body,
     )
+
+
+def _local(error: Refused) -> str:
+    """Why a call failed, in words that don't blame the upstream."""
+    return error.code.replace("upstream", "local")
 
 
 def _error_code(body: bytes) -> str:

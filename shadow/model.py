@@ -251,7 +251,8 @@ async def _diverted(
     """A diverted answer in one piece.
 
     Its head goes as soon as the model is sure: the proxy's patience is for that, not for the
-    whole of a long answer. The proxy holds the answer back until it is whole.
+    whole of a long answer. The proxy holds the answer back until it is whole, so a refusal may
+    still take its place.
     """
     pieces = await _opening(answer, job, manner)
     if _finished(pieces):
@@ -259,11 +260,18 @@ async def _diverted(
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     with _visibly_broken(request):
-        pieces += await _gather(job, manner.floor, _finished)
-        _refuse_unfit(answer.ask, pieces)
-        await response.write(_completion(answer, pieces))
+        await response.write(await _rest(answer, job, manner, pieces))
         await response.write_eof()
     return response
+
+
+async def _rest(answer: Answer, job: Job, manner: Manner, pieces: list[Piece]) -> bytes:
+    try:
+        pieces += await _gather(job, manner.floor, _finished)
+        _refuse_unfit(answer.ask, pieces)
+    except Refusal as refusal:
+        return refusal.body
+    return _completion(answer, pieces)
 
 
 async def _stream(

@@ -28,6 +28,7 @@ def watch(tmp_path: Path) -> Watch:
 
 def put(watch: Watch, data: bytes) -> None:
     """Replace the plan as the director does."""
+    assert watch.plan_file is not None
     new = watch.plan_file.with_suffix(".new")
     new.write_bytes(data)
     new.replace(watch.plan_file)
@@ -76,6 +77,7 @@ def test_a_broken_plan_replaces_a_good_one_with_none(watch: Watch, name: str) ->
 
 def test_a_plan_that_is_removed_holds_no_more(watch: Watch) -> None:
     put(watch, dump(current()))
+    assert watch.plan_file is not None
     watch.plan_file.unlink()
     watch.poll()
     assert not watch.diverts
@@ -107,3 +109,13 @@ def test_killed_and_resumed(watch: Watch) -> None:
     watch.kill_file.unlink()
     watch.poll()
     assert (watch.killed, watch.diverts) == (False, True)
+
+
+def test_without_a_plan_file_only_the_kill_switch_is_looked_at(tmp_path: Path) -> None:
+    watch = Watch(None, tmp_path / "kill")
+    (tmp_path / "plan.json").write_bytes(dump(current()))
+    watch.poll()
+    assert (watch.diverts, watch.killed) == (False, False)
+    (tmp_path / "kill").touch()
+    watch.poll()
+    assert watch.killed
