@@ -118,8 +118,8 @@ def rows(what: str, figures: dict[str, list[float]]) -> list[tuple[str, ...]]:
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True, help="Of each round.")
+@click.option("--rounds", default=9, show_default=True)
+@click.option("--seconds", default=1.5, show_default=True, help="Of each round.")
 def main(rounds: int, seconds: float) -> None:
     """Print CPU per unit of work of the proxy process, and its ratio to nginx."""
     try:
