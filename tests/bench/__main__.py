@@ -52,14 +52,14 @@ Measure = Callable[[Rig], float]
 class Requests:
     """CPU microseconds of the proxy per request: wrk, 64 connections, 5 KB up, 2 KB down."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: int) -> None:
         self._script = folder / "post.lua"
         self._script.write_text(_SCRIPT)
         self._seconds = seconds
 
     def __call__(self, rig: Rig) -> float:
         command = ["taskset", "-c", str(rigs.OTHER_CORE), "wrk", "-t1", "-c64"]
-        command += [f"-d{self._seconds:g}", "-s", str(self._script)]
+        command += [f"-d{self._seconds}", "-s", str(self._script)]
         before = rigs.cpu_seconds(rig.pid)
         done = subprocess.run(
             [*command, f"http://127.0.0.1:{rig.port}/v1/chat/completions"],
@@ -76,7 +76,7 @@ class Requests:
 class Streams:
     """CPU microseconds of the proxy per relayed event: 200 streams, 50 events a second each."""
 
-    def __init__(self, seconds: float, streams: int = 200) -> None:
+    def __init__(self, seconds: int, streams: int = 200) -> None:
         self._seconds = seconds
         self._streams = streams
 
@@ -119,8 +119,10 @@ def rows(what: str, figures: dict[str, list[float]]) -> list[tuple[str, ...]]:
 
 @click.command()
 @click.option("--rounds", default=9, show_default=True)
-@click.option("--seconds", default=1.5, show_default=True, help="Of each round.")
-def main(rounds: int, seconds: float) -> None:
+@click.option(
+    "--seconds", default=2, type=click.IntRange(min=1), show_default=True, help="Of each round."
+)
+def main(rounds: int, seconds: int) -> None:
     """Print CPU per unit of work of the proxy process, and its ratio to nginx."""
     try:
         rigs.needs("nginx", "wrk", "taskset")
@@ -144,14 +146,14 @@ def _rigs(stack: contextlib.ExitStack, folder: Path, upstream: int) -> list[Rig]
     ]
 
 
-def _requests(folder: Path, rounds: int, seconds: float) -> list[tuple[str, ...]]:
+def _requests(folder: Path, rounds: int, seconds: int) -> list[tuple[str, ...]]:
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(rigs.constant(folder, _ANSWER))
         tested = _rigs(stack, folder, upstream)
         return rows("request", alternate(Requests(folder, seconds), tested, rounds))
 
 
-def _streams(folder: Path, rounds: int, seconds: float) -> list[tuple[str, ...]]:
+def _streams(folder: Path, rounds: int, seconds: int) -> list[tuple[str, ...]]:
     port = rigs.free_port()
     command = [sys.executable, "-m", "tests.bench.streams", "upstream", str(port), "50"]
     with contextlib.ExitStack() as stack:
