@@ -58,15 +58,16 @@ class Admin:
         finally:
             await runner.cleanup()
 
-    async def _ready(self, _request: web.Request) -> web.Response:
-        """For probes, that carry no token: it says nothing but yes or no."""
+    async def _ready(self, request: web.Request) -> web.Response:
+        if not self._admits(request):
+            return _unadmitted()
         if self.ready:
             return web.Response(text="ready\n")
         return web.Response(text="starting\n", status=503)
 
     async def _page(self, request: web.Request) -> web.Response:
         if not self._admits(request):
-            return web.Response(text="a valid token is needed\n", status=401)
+            return _unadmitted()
         return web.Response(text=render(self._judge, self._runners), content_type="text/html")
 
     def _admits(self, request: web.Request) -> bool:
@@ -75,6 +76,10 @@ class Admin:
             given = request.query.get("token", "")
         # No token configured admits nobody.
         return bool(self._token) and hmac.compare_digest(given.encode(), self._token)
+
+
+def _unadmitted() -> web.Response:
+    return web.Response(text="a valid token is needed\n", status=401)
 
 
 @web.middleware

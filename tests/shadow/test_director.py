@@ -334,13 +334,15 @@ def test_the_admin_site_shows_all_to_who_has_the_token() -> None:
         try:
             async with aiohttp.ClientSession(base) as http:
                 await until(lambda: "heartbeat" in {t.get_name() for t in asyncio.all_tasks()})
-                assert await fetch(http, "/readyz") == (200, "ready\n")
+                assert (await fetch(http, "/readyz"))[0] == 401
+                assert await fetch(http, "/readyz?token=s3cret") == (200, "ready\n")
                 assert (await fetch(http, "/"))[0] == 401
                 assert (await fetch(http, "/?token=wrong"))[0] == 401
                 status, page = await fetch(http, "/", {"Authorization": "Bearer s3cret"})
                 assert status == 200 and "tiny" in page and "away" in page
                 assert (await fetch(http, "/?token=s3cret", {"Host": "evil.example"}))[0] == 403
-                assert (await fetch(http, "/readyz", {"Host": "localhost:1"}))[0] == 200
+                admitted = {"Host": "localhost:1", "Authorization": "Bearer s3cret"}
+                assert (await fetch(http, "/readyz", admitted))[0] == 200
         finally:
             await director.close()
 
