@@ -25,12 +25,16 @@ SECONDS = 30
 
 @dataclass
 class Load:
-    """Requests at a steady rate from a few threads; each carries a token of its own."""
+    """Requests at a steady rate from a few threads; each carries a token of its own.
+
+    Every third is streamed. `broken`: streams of the candidate that ended in mid-answer, visibly.
+    """
 
     base: str
     sent: list[str] = field(default_factory=list)
     finished: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -57,7 +61,7 @@ class Load:
             token = f"token-{count:06d}"
             self.sent.append(token)
             try:
-                self._ask(connection, token, TICKETS[count % len(TICKETS)].user)
+                self._ask(connection, token, TICKETS[count % len(TICKETS)].user, count % 3 == 0)
                 self.finished[token] = time.monotonic()
             except (OSError, http.client.HTTPException, AssertionError) as error:
                 self.errors.append(f"{token}: {error!r}")
@@ -65,7 +69,9 @@ class Load:
             count += workers
         connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection, token: str, text: str) -> None:
+    def _ask(
+        self, connection: http.client.HTTPConnection, token: str, text: str, stream: bool
+    ) -> None:
         body = json.dumps(
             {
                 "model": "gpt-4o-mini",
@@ -74,14 +80,35 @@ class Load:
                     {"role": "user", "content": text},
                 ],
                 "user": token,
+                "stream": stream,
             }
         )
         headers = {"Authorization": "Bearer sk-load", "Content-Type": "application/json"}
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
+        if stream:
+            self._listen(connection, answer, token)
+            return
         said = json.loads(answer.read())
         assert answer.status == 200, said
         assert said["choices"][0]["message"]["content"], said
+
+    def _listen(
+        self,
+        connection: http.client.HTTPConnection,
+        answer: http.client.HTTPResponse,
+        token: str,
+    ) -> None:
+        """A clean end must have [DONE]; only a stream of the candidate's own may end otherwise."""
+        try:
+            said = answer.read()
+        except (http.client.IncompleteRead, ConnectionError):
+            if answer.headers.get("x-understudy-served-by") is None:
+                raise
+            self.broken.append(token)
+            connection.close()
+            return
+        assert answer.status == 200 and said.endswith(b"data: [DONE]\n\n"), said
 
 
 def tokens(sidecar: Sidecar) -> Counter[str]:
@@ -103,6 +130,7 @@ def test_recorder_director_and_model_die_in_turn(tmp_path: Path) -> None:
             kills += 1
         load.join()
         assert load.errors == []
+        assert len(load.broken) <= kills
         assert len(load.finished) > 0.8 * RATE * SECONDS
         local = sidecar.health()["diverted"]
         assert sidecar.stop() == 0
