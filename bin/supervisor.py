@@ -63,8 +63,16 @@ class Child:
     fd: int | None = None
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
-    delay: float = _FIRST_DELAY
+    delay: float = field(init=False)
     stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.delay = self.first_delay
+
+    @property
+    def first_delay(self) -> float:
+        """The app is waiting for a proxy: it starts again at once, the first time."""
+        return 0.0 if self.role == "proxy" else _FIRST_DELAY
 
     @property
     def name(self) -> str:
@@ -190,10 +198,10 @@ class Supervisor:
             if child.stopping:
                 return
             if time.monotonic() - started > _STEADY_SECONDS:
-                child.delay = _FIRST_DELAY
+                child.delay = child.first_delay
             _warn(f"{child.name} ended ({ending}); again in {child.delay:g} s")
             await asyncio.sleep(child.delay)
-            child.delay = min(child.delay * 2, child.longest_delay)
+            child.delay = min(max(child.delay * 2, _FIRST_DELAY), child.longest_delay)
 
     async def _run_once(self, child: Child) -> int:
         child.starts += 1
