@@ -12,7 +12,6 @@ import pytest
 
 from bin.show import run_demo
 
-pytest.importorskip("llama_cpp")
 SECONDS = 100
 
 
