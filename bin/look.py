@@ -112,8 +112,9 @@ def _agreement(found: queries.Agreement) -> str:
 
 
 def _print_losses(database: Path) -> None:
-    lost = sum(run.lost for run in queries.runs(database, limit=1000))
-    torn = sum(run.torn_bytes for run in queries.runs(database, limit=1000))
+    runs = queries.runs(database, limit=1000)
+    lost = sum(run.lost for run in runs)
+    torn = sum(run.torn_bytes for run in runs)
     if lost or torn:
         click.echo(f"lost: {lost} exchanges without a row, {torn} bytes of torn records")
     for incident in queries.incidents(database, limit=5):

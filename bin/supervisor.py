@@ -32,7 +32,8 @@ _STEADY_SECONDS: Final = 10.0  # a child that ran this long starts again without
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = {"proxy": 2.0}
 _LONGEST_DELAY_OTHERS: Final = 30.0
-_STOP_SECONDS: Final = {"director": 5.0, "model": 5.0, "recorder": 60.0}
+_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS_RECORDER: Final = 60.0  # it reads what is left of the spool
 # A model process has no use for an API key, and the others none for anything else of the app's.
 _ENVIRONMENT: Final = frozenset(
     """PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR PYTHONPATH PYTHONHOME VIRTUAL_ENV LD_LIBRARY_PATH
@@ -266,8 +267,8 @@ class Supervisor:
         drain = self.policy.timeouts.drain + 5
         for roles, seconds in (
             (("proxy",), drain),
-            (("director", "model"), _STOP_SECONDS["model"]),
-            (("recorder",), _STOP_SECONDS["recorder"]),
+            (("director", "model"), _STOP_SECONDS),
+            (("recorder",), _STOP_SECONDS_RECORDER),
         ):
             chosen = [child for child in self.children if child.role in roles]
             await asyncio.gather(*(_stop(child, seconds) for child in chosen))

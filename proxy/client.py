@@ -28,6 +28,7 @@ from proxy.heads import (
     is_too_large,
 )
 from proxy.relay import RESERVED, Relay
+from proxy.writes import write_out
 
 # A closed client and one that only closed its sending side look the same. An answer that is on its
 # way may still arrive for this long; then the client counts as gone and the upstream is let go.
@@ -329,12 +330,8 @@ class ClientConnection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Nothing is written but here: replies go out in their order."""
-        out = self._out
-        if out:
-            self._out = []
-            if self._transport.is_closing():
-                return
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out, self._out = self._out, []
+        write_out(self._transport, out)
 
     def refuse(self, exchange: Exchange, error: Refused) -> None:
         """The upstream failed before a byte had gone out: our error, in OpenAI's shape."""

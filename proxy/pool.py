@@ -20,7 +20,7 @@ from proxy.heads import (
     is_too_large,
     read_response,
 )
-from proxy.writes import Writes
+from proxy.writes import Writes, write_out
 
 _TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
 
@@ -104,11 +104,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._out.append(data)
 
     def flush(self) -> None:
-        out = self._out
-        if out:
-            self._out = []
-            if not self.transport.is_closing():
-                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out, self._out = self._out, []
+        write_out(self.transport, out)
 
     def abandon(self) -> None:
         """The call is off: the upstream sees the connection end, never a clean end of a body."""
@@ -261,8 +258,8 @@ class UpstreamConnection(asyncio.Protocol):
             and self._keeps_alive
             and not self.transport.is_closing()
         )
-        if self._method == b"HEAD" or not reusable:
-            self._new_parser()
+        if self._method == b"HEAD":
+            self._parser = httptools.HttpResponseParser(self)  # this one still waits for a body
         self._reset()
         receiver.response_ended()
         if reusable:
@@ -283,10 +280,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._usable = False
         self._pool.forget(self)
         self.transport.abort()
-
-    def _new_parser(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._reset()
 
     def _reset(self) -> None:
         self._head = None

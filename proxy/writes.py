@@ -17,6 +17,12 @@ class Writer(Protocol):
         """Write what is held. May be called when nothing is, or when the connection is gone."""
 
 
+def write_out(transport: asyncio.WriteTransport, out: list[bytes]) -> None:
+    """All of `out` in one system call; nothing, when there is nothing or nobody to write to."""
+    if out and not transport.is_closing():
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+
 class Writes:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
