@@ -21,7 +21,9 @@ from policies.eligibility import obstacle
 from policies.endpoints import CHAT
 from policies.plan import PlannedCandidate, PlannedTask
 from proxy.heads import Refused, RequestHead, ResponseHead, response_of
-from proxy.pool import Origin, Pool, UpstreamConnection
+from proxy.origin import Origin
+from proxy.pool import Pool
+from proxy.upstream import UpstreamConnection
 from proxy.watch import Watch
 
 MOST_BODY: Final = 256 * 1024

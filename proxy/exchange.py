@@ -16,8 +16,8 @@ from policies.spool import Outcome
 from proxy.answers import error_answer
 from proxy.divert import MOST_BODY, Choice, LocalCall
 from proxy.heads import CHUNKED, Refused, RequestHead, ResponseHead, chunk
-from proxy.pool import UpstreamConnection
 from proxy.relay import Relay
+from proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from proxy.client import ClientConnection

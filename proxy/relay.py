@@ -14,7 +14,8 @@ from proxy.answers import json_answer
 from proxy.capture import BLANK, Spool, Tape
 from proxy.divert import Diverter
 from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead
-from proxy.pool import Origin, Pool
+from proxy.origin import Origin
+from proxy.pool import Pool
 from proxy.redact import Redactor
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from proxy.capture import Spool
 from proxy.client import ClientConnection
 from proxy.divert import Diverter
 from proxy.heads import RequestHeads
-from proxy.pool import Origin, Pool
+from proxy.origin import Origin
+from proxy.pool import Pool
 from proxy.redact import Redactor
 from proxy.relay import Relay
 from proxy.watch import POLL_SECONDS, Watch
