@@ -1,7 +1,7 @@
 """A client's connection: requests in order, replies in order, and what ends it.
 
-The parser's callbacks only note; after each read `_advance` acts, so that what one read brought
-goes on in one write. Pipelined requests wait, with reading paused, until it is their turn.
+The reader only notes; after each read `_advance` acts, so that what one read brought goes on in
+one write. Pipelined requests wait, with reading paused, until it is their turn.
 """
 
 from __future__ import annotations
@@ -10,24 +10,13 @@ import asyncio
 import socket
 import struct
 import time
-from collections import deque
 from typing import Final, cast
 
-import httptools
-
-from proxy.answers import error_answer, refusal_of
+from proxy.answers import error_answer
 from proxy.exchange import Exchange
-from proxy.heads import (
-    MOST_HEAD_BYTES,
-    MOST_HEADERS,
-    MOST_TARGET,
-    Refused,
-    RequestHead,
-    ResponseHead,
-    chunk,
-    is_too_large,
-)
-from proxy.relay import RESERVED, Relay
+from proxy.heads import Refused, ResponseHead, chunk
+from proxy.relay import Relay
+from proxy.request_reader import Request, RequestReader
 from proxy.writes import write_out
 
 # A closed client and one that only closed its sending side look the same. An answer that is on its
@@ -35,36 +24,17 @@ from proxy.writes import write_out
 _HALF_CLOSE_GRACE: Final = 0.5
 # Closing with bytes unread sends RST, and a client that still uploads may never read our reply.
 _LINGER: Final = 1.0
-_TOO_LARGE: Final = (431, "head_too_large", "the head is over 64 KiB or 256 headers")
-
-
-class _Request:
-    """One parsed request that may still be waiting for its turn."""
-
-    __slots__ = ("ended", "exchange", "head", "keep_alive", "pieces", "refused")
-
-    def __init__(self) -> None:
-        self.head: RequestHead | None = None
-        self.refused: Refused | None = None
-        self.pieces: list[bytes] = []
-        self.ended = False
-        self.keep_alive = True
-        self.exchange: Exchange | None = None
+_MOST_EARLY: Final = 64 * 1024  # bytes behind an offer to upgrade, until it is decided
 
 
 class ClientConnection(asyncio.Protocol):
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._transport = cast(asyncio.Transport, None)
-        self._parser = httptools.HttpRequestParser(self)
-        self._requests: deque[_Request] = deque()
+        self._reader = RequestReader(relay)
+        self._requests = self._reader.requests
         self._out: list[bytes] = []  # of the reply, not yet written
-        self._incoming: _Request | None = None
-        self._target = b""
-        self._names: list[bytes] = []
-        self._values: list[bytes] = []
-        self._head_bytes = 0
-        self._body_follows = False  # the head had an offer to upgrade, see `_parse`
+        self._tunnel: Exchange | None = None  # another protocol is spoken
         self._closing = False  # no further request is read
         self._upstream_full = False
         self._chunked_reply = False
@@ -84,34 +54,22 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        if self._tunnel is not None:
+            self._tunnel.raw(data)
+            return
+        reader = self._reader
         now = time.monotonic()
-        if self._idle or (self._incoming is not None and self._incoming.head is not None):
+        if self._idle or (reader.incoming is not None and reader.incoming.head is not None):
             self._last_read = now  # a head has one deadline, a body one for each pause
         self._idle = False
-        self._head_bytes += len(data)
-        try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            self._stop_reading(refusal_of(error))
-        self._check_head_size()
+        reader.feed(data)
+        if self._requests and self._requests[-1].refused is not None:
+            self._closing = True
         self._advance()
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # An offer to upgrade need not be taken up (RFC 9110 section 7.8), but the parser takes
-            # what follows for another protocol: a new one goes on, where a body begins if need be.
-            self._parser = httptools.HttpRequestParser(self)
-            request = self._incoming
-            if request is not None and request.head is not None:
-                self._parser.feed_data(request.head.framing_only())
-            if rest := data[upgrade.args[0] :]:
-                self._parse(rest)
 
     def eof_received(self) -> bool:
         waiting = bool(self._requests) and self._requests[-1].ended
-        if not waiting:
+        if not waiting or self._tunnel is not None:
             return False
         self._gone_at = time.monotonic() + _HALF_CLOSE_GRACE
         self._closing = True
@@ -122,7 +80,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         for request in self._requests:
             if request.exchange is not None:
-                request.exchange.client_gone()
+                request.exchange.client_gone(error)
         self._requests.clear()
 
     def pause_writing(self) -> None:
@@ -138,86 +96,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             exchange.client_full(full)
 
-    # -- httptools callbacks
-
-    def on_message_begin(self) -> None:
-        if self._body_follows:
-            return
-        self._incoming = _Request()
-        self._requests.append(self._incoming)
-        self._target = b""
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._names.append(name)
-        self._values.append(value)
-
-    def on_headers_complete(self) -> None:
-        names, self._names = self._names, []
-        values, self._values = self._values, []
-        if self._body_follows:
-            self._body_follows = False
-            return
-        request = self._incoming
-        assert request is not None
-        request.keep_alive = self._parser.should_keep_alive()
-        request.head = self._read_head(names, values)
-
-    def on_body(self, data: bytes) -> None:
-        self._head_bytes = 0
-        if self._incoming is not None:
-            self._incoming.pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        if self._body_follows:
-            return
-        if self._incoming is not None:
-            self._incoming.ended = True
-        self._incoming = None
-        self._head_bytes = 0
-        if self._names:  # trailers: dropped, never merged
-            self._relay.pool.trailers_dropped += len(self._names)
-            self._names, self._values = [], []
-
-    def _read_head(self, names: list[bytes], values: list[bytes]) -> RequestHead:
-        if len(self._target) > MOST_TARGET:
-            raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if is_too_large(names, values, self._head_bytes):
-            raise Refused(*_TOO_LARGE)
-        head = self._relay.heads.read(
-            self._parser.get_method(),
-            self._target,
-            self._parser.get_http_version(),
-            tuple(names),
-            values,
-        )
-        if not self._target.startswith(b"/") and self._target != b"*":
-            raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
-        if self._parser.should_upgrade():
-            if head.asks_for_websocket:
-                # Clients of the Responses WebSocket fall back to HTTP on exactly this status.
-                raise Refused(426, "upgrade_refused", "WebSocket is not relayed; use plain HTTP")
-            self._body_follows = head.length != 0
-        return head
-
     # -- acting on what was read
-
-    def _check_head_size(self) -> None:
-        """Of heads, trailers and chunk extensions: whatever is read and is no body."""
-        flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS
-        if flooded and self._incoming is not None:
-            self._stop_reading(Refused(*_TOO_LARGE))
-
-    def _stop_reading(self, why: Refused) -> None:
-        """What follows can't be trusted to be a request: answer what came before, then close."""
-        self._closing = True
-        if self._incoming is None:
-            self._incoming = _Request()
-            self._requests.append(self._incoming)
-        self._incoming.refused = why
-        self._incoming = None
 
     def _advance(self) -> None:
         """Move the first request on; start the next when its turn has come."""
@@ -230,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
                 break
         self.update_reading()
 
-    def _start(self, request: _Request) -> bool:
+    def _start(self, request: Request) -> bool:
         """False: nothing to do yet, or the connection is done for."""
         if request.head is None:
             if request.refused is not None:
@@ -238,15 +117,15 @@ class ClientConnection(asyncio.Protocol):
             return False
         self._fresh = False
         self._relay.requests += 1
-        if request.head.path.startswith(RESERVED):
+        if self._relay.traits(request.head).ours:
             return self._answer_ourselves(request)
-        request.exchange = Exchange(self, self._relay, request.head)
+        request.exchange = Exchange(self, self._relay, request.head, request.length)
         if request.head.expects_continue and not request.pieces and not request.ended:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.flush()
         return True
 
-    def _answer_ourselves(self, request: _Request) -> bool:
+    def _answer_ourselves(self, request: Request) -> bool:
         if not request.ended and request.refused is None:
             request.pieces.clear()
             return False  # its body first, unread
@@ -260,7 +139,7 @@ class ClientConnection(asyncio.Protocol):
         self._ended(request)
         return False
 
-    def _feed(self, request: _Request) -> None:
+    def _feed(self, request: Request) -> None:
         exchange = request.exchange
         assert exchange is not None
         if request.refused is not None and not exchange.done:
@@ -280,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_unparsed(self, refused: Refused) -> None:
         self._relay.refused += 1
         head, body = error_answer(refused)
-        self._out.append(head.bytes(http11=True, keep_alive=False) + body)
+        self._out.append(head.wire(http11=True, keep_alive=False) + body)
         self._requests.clear()
         self._close_gently()
 
@@ -289,10 +168,12 @@ class ClientConnection(asyncio.Protocol):
         if self._transport.is_closing() or self._gone_at is not None:
             return
         exchange = self._requests[0].exchange if self._requests else None
+        early = self._requests[-1].early if self._requests else None
         pause = (
             self._upstream_full
             or len(self._requests) > 1
             or (exchange is not None and exchange.holds_too_much())
+            or (early is not None and len(early) > _MOST_EARLY)
         )
         if pause != self._paused:
             self._paused = pause
@@ -313,7 +194,23 @@ class ClientConnection(asyncio.Protocol):
         if not request.ended or self._is_last():
             request.keep_alive = False
         self._chunked_reply = head.length < 0 and http11
-        self._out.append(head.bytes(http11, request.keep_alive))
+        self._out.append(head.wire(http11, request.keep_alive))
+
+    def switch(self, head: bytes) -> None:
+        """The upstream agreed to speak another protocol: from here on we only pass bytes."""
+        request = self._requests[0]
+        assert request.exchange is not None
+        self._out.append(head)
+        self._chunked_reply = False
+        self._tunnel = request.exchange
+        if early := self._reader.take_early():
+            self._tunnel.raw(early)
+        self.update_reading()
+
+    def hang_up(self) -> None:
+        """The upstream ended the other protocol; what it said last still goes out."""
+        self._requests.clear()
+        self._close()
 
     def reply_body(self, exchange: Exchange, pieces: list[bytes]) -> None:
         if self._chunked_reply:
@@ -338,7 +235,7 @@ class ClientConnection(asyncio.Protocol):
         head, body = error_answer(error)
         self._finish_with(self._requests[0], head, body)
 
-    def _finish_with(self, request: _Request, head: ResponseHead, body: bytes) -> None:
+    def _finish_with(self, request: Request, head: ResponseHead, body: bytes) -> None:
         if request.refused is not None or not request.ended:
             request.keep_alive = False
         self._write_answer(request, head, body)
@@ -362,26 +259,31 @@ class ClientConnection(asyncio.Protocol):
         """Is nothing read any more, and nothing waiting, behind the request whose turn it is?"""
         return (self._relay.draining or self._closing) and len(self._requests) == 1
 
-    def _write_answer(self, request: _Request, head: ResponseHead, body: bytes) -> None:
+    def _write_answer(self, request: Request, head: ResponseHead, body: bytes) -> None:
         assert request.head is not None
         if self._is_last():
             request.keep_alive = False
-        data = head.bytes(request.head.http11, request.keep_alive)
+        data = head.wire(request.head.http11, request.keep_alive)
         self._out.append(data if request.head.method == b"HEAD" else data + body)
         self.flush()
 
-    def _ended(self, request: _Request) -> None:
+    def _ended(self, request: Request) -> None:
         """A reply is out: on to the next request, or the end."""
         self._upstream_full = False
         if not request.keep_alive:
             self._requests.clear()
             (self._close if request.ended else self._close_gently)()
+        elif request.early is not None:  # the offer to upgrade was refused: HTTP goes on
+            asyncio.get_running_loop().call_soon(self._read_early)
         elif self._requests:
             asyncio.get_running_loop().call_soon(self._advance)
         else:
             self._idle = True
             self._last_read = time.monotonic()
             self.update_reading()
+
+    def _read_early(self) -> None:
+        self.data_received(self._reader.take_early())
 
     # -- time
 
@@ -399,7 +301,7 @@ class ClientConnection(asyncio.Protocol):
         if self._idle and not self._fresh:
             if silent > timeouts.client_idle:
                 self._close()
-        elif self._incoming is not None and self._incoming.head is not None:
+        elif self._reader.incoming is not None and self._reader.incoming.head is not None:
             if silent > timeouts.client_body:
                 self._time_out("the rest of the request did not arrive in time")
         elif silent > timeouts.client_head:
@@ -409,7 +311,8 @@ class ClientConnection(asyncio.Protocol):
         if not self._requests:
             self._close()
             return
-        self._stop_reading(Refused(408, "request_timeout", message))
+        self._reader.stop(Refused(408, "request_timeout", message))
+        self._closing = True
         self._advance()
 
     def drain(self) -> None:

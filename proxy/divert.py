@@ -75,12 +75,12 @@ class Diverter:
         for name, candidate in self.watch.plan.candidates.items():
             self._stage(name).breaker.probed(candidate.probed)
 
-    def wants(self, head: RequestHead, endpoint: str) -> bool:
+    def wants(self, head: RequestHead, length: int, endpoint: str) -> bool:
         """Is it worth holding this body back until it is whole?"""
         return (
             self.watch.diverts
             and endpoint == CHAT.name
-            and head.length <= MOST_BODY
+            and length <= MOST_BODY
             and not head.content_encoding
             and head.content_type.partition(b";")[0].strip().lower() == _CONTENT_TYPE
         )

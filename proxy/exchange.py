@@ -38,29 +38,32 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
 
 class Exchange:
     __slots__ = (
-        "_body_sent", "_connecting", "_endpoint", "_head", "_held", "_held_bytes", "_key", "_local",
-        "_replied", "_resend", "_stuck_since", "_tape", "_upstream", "_waits_for_body", "client",
-        "done", "id", "relay", "request_ended", "waiting_since",
+        "_body_sent", "_connecting", "_head", "_held", "_held_bytes", "_length", "_local",
+        "_replied", "_resend", "_stuck_since", "_tape", "_traits", "_upstream", "_waits_for_body",
+        "client", "done", "id", "relay", "request_ended", "switched", "waiting_since",
     )  # fmt: skip
 
-    def __init__(self, client: ClientConnection, relay: Relay, head: RequestHead) -> None:
+    def __init__(
+        self, client: ClientConnection, relay: Relay, head: RequestHead, length: int
+    ) -> None:
         self.client = client
         self.relay = relay
         self._head = head
-        self._endpoint = relay.endpoint(head)
-        self._key = relay.redactor.key_hash(head.credentials)
-        self.id, self._tape = relay.open_tape(head, self._key, self._endpoint.keeps_bodies)
+        self._length = length
+        self._traits = traits = relay.traits(head)
+        self.id, self._tape = relay.open_tape(traits)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._resend: list[bytes] | None = [] if head.method in _IDEMPOTENT else None
         self._upstream: UpstreamConnection | None = None
         self._local: LocalCall | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._waits_for_body = relay.diverter.wants(head, self._endpoint.name)
+        self._waits_for_body = relay.diverter.wants(head, length, traits.endpoint.name)
         self._replied = False
         self._body_sent = False
         self._stuck_since: float | None = None  # the upstream takes no more of the body
         self.request_ended = False
+        self.switched = False  # another protocol is spoken: bytes go both ways as they come
         self.done = False
         self.waiting_since = time.monotonic()
 
@@ -92,12 +95,23 @@ class Exchange:
             return False  # all that is coming is here: read on, to see the client leave
         return self._held_bytes > _MOST_HELD
 
-    def client_gone(self) -> None:
-        """Client gone means upstream gone, also before the first byte."""
+    def client_gone(self, error: Exception | None = None) -> None:
+        """Client gone means upstream gone, also before the first byte. `error`: it was reset."""
         if self.done:
+            return
+        if self.switched and error is None and self._upstream is not None:
+            self._upstream.finish()  # a clean end, which the other protocol may know
+            self._upstream = None
+            self._close("ok", None)
             return
         self._stop()
         self._close("client_abort", "the client closed the connection")
+
+    def raw(self, data: bytes) -> None:
+        """Bytes of the other protocol, from the client."""
+        self._tape.request_body(data)
+        if self._upstream is not None:
+            self._upstream.send(data)
 
     def client_full(self, full: bool) -> None:
         if self._upstream is not None:
@@ -109,7 +123,7 @@ class Exchange:
         """Has the upstream been silent too long? Once the whole request is with it, or while it
         takes no more of it: a client that leaves then is not seen, for nothing is read."""
         upstream = self._upstream
-        if self.done or upstream is None:
+        if self.done or upstream is None or self.switched:
             return
         since = self.waiting_since if self.request_ended else self._stuck_since
         if since is None:
@@ -146,8 +160,8 @@ class Exchange:
 
     def _begin(self, connection: UpstreamConnection) -> None:
         self._upstream = connection
-        head = self._head.bytes(self.relay.origin.prefix)
-        connection.begin(self, self._head.method, head)
+        head = self._head
+        connection.begin(self, head.method, head.wire(self._length), head.upgrade)
         self._send_body()
         connection.pause(self.client.write_full)
 
@@ -164,7 +178,7 @@ class Exchange:
             self._resend += held
             if sum(map(len, self._resend)) > _MOST_RESENT:
                 self._resend = None
-        if self._head.length != CHUNKED:
+        if self._length != CHUNKED:
             return held[0] if len(held) == 1 else b"".join(held)
         framed = chunk(held) if held else b""
         if self._body_sent or not self.request_ended:
@@ -176,7 +190,7 @@ class Exchange:
 
     def _divert(self) -> bool:
         body = b"".join(self._held)
-        choice = self.relay.diverter.choose(self._head, self._key, self.id, body)
+        choice = self.relay.diverter.choose(self._head, self._traits.key, self.id, body)
         if not isinstance(choice, Choice):
             self._tape.routed("upstream", choice)
             return False
@@ -208,8 +222,17 @@ class Exchange:
     # -- Receiver: from the upstream
 
     def response_begun(self, head: ResponseHead) -> None:
-        self.relay.diverter.note_answer(self._key, self._endpoint.name, head.status)
-        self._reply(head)
+        traits = self._traits
+        self.relay.diverter.note_answer(traits.key, traits.endpoint.name, head.status)
+        if head.status == 101:
+            self._switch(head)
+        else:
+            self._reply(head)
+
+    def _switch(self, head: ResponseHead) -> None:
+        self._replied = self.switched = True
+        self._tape.response_head(head)
+        self.client.switch(head.switching(self._head.upgrade))
 
     def _reply(self, head: ResponseHead) -> None:
         self._replied = True
@@ -224,6 +247,11 @@ class Exchange:
 
     def response_ended(self) -> None:
         if self.done:
+            return
+        if self.switched:
+            self._upstream = None
+            self._close("ok", None)
+            self.client.hang_up()
             return
         upload_cut = not self.request_ended
         if upload_cut and self._upstream is not None:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from proxy.heads import Refused
+from proxy.known import KnownReplies
 from proxy.origin import Origin
 from proxy.upstream import UpstreamConnection
 from proxy.writes import Writes
@@ -22,7 +23,11 @@ class Pool:
         self._idle_timeout = idle_timeout
         self._idle: dict[Origin, list[UpstreamConnection]] = {}
         self._tls: ssl.SSLContext | None = None
+        self._known: dict[Origin, KnownReplies] = {}
         self.trailers_dropped = 0
+
+    def known(self, origin: Origin) -> KnownReplies:
+        return self._known.setdefault(origin, KnownReplies())
 
     def take(self, origin: Origin) -> UpstreamConnection | None:
         """An idle connection that still lives."""

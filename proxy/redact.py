@@ -10,7 +10,8 @@ from typing import Final
 
 import orjson
 
-from proxy.heads import Shape, Values
+from proxy.heads import RequestHead, ResponseHead
+from proxy.shapes import Shape, Texts, Values
 
 _LISTED_QUERY: Final = frozenset(
     b"api-version after before limit order include beta stream model purpose".split()
@@ -18,7 +19,6 @@ _LISTED_QUERY: Final = frozenset(
 _MOST_CACHED: Final = 8192
 _LONGEST_CACHED: Final = 512
 _MOST_REMEMBERED: Final = 32  # whole heads per shape; of up to 64 KiB each
-Texts = tuple[bytes, ...]
 
 
 class _Cache(dict[bytes, bytes]):
@@ -57,7 +57,19 @@ class Redactor:
             self._hashes[credentials] = found
         return found
 
-    def headers(self, shape: Shape, values: Values) -> bytes:
+    def request(self, head: RequestHead, key: str | None) -> bytes:
+        """What may be known of a request by its head: the rest of a JSON object, after `{`."""
+        return b'"method":"%b","target":%b,"headers":%b,"key":%b}' % (
+            head.method,
+            self.target(head.target),
+            self._lists(head.shape, head.values),
+            b"null" if key is None else b'"%b"' % key.encode(),
+        )
+
+    def response(self, head: ResponseHead) -> bytes:
+        return self._lists(head.shape, head.values)
+
+    def _lists(self, shape: Shape, values: Values) -> bytes:
         """JSON: a list of [name, value] pairs, listed names first."""
         listed, unlisted = shape.listed(values), shape.hidden(values)
         if shape.memo is None:

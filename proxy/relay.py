@@ -14,6 +14,7 @@ from proxy.answers import json_answer
 from proxy.capture import BLANK, Spool, Tape
 from proxy.divert import Diverter
 from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead
+from proxy.known import KnownRequests
 from proxy.origin import Origin
 from proxy.pool import Pool
 from proxy.redact import Redactor
@@ -26,6 +27,16 @@ _HEALTH: Final = b"/_understudy/health"
 _MOST_ENDPOINTS: Final = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What follows from a request's head. `about`: its record; `ours`: a path below RESERVED."""
+
+    endpoint: Endpoint
+    key: str | None
+    about: bytes
+    ours: bool
+
+
 @dataclass(slots=True)
 class Relay:
     """`spool` is None when capture is off. `tasks` keeps what runs, by name, until it is done."""
@@ -36,6 +47,7 @@ class Relay:
     redactor: Redactor
     diverter: Diverter
     heads: RequestHeads
+    known: KnownRequests = field(default_factory=KnownRequests)
     spool: Spool | None = None
     draining: bool = False
     clients: set[ClientConnection] = field(default_factory=set)
@@ -46,12 +58,23 @@ class Relay:
     fallbacks: int = 0
     _endpoints: dict[tuple[bytes, bytes], Endpoint] = field(default_factory=dict)
 
-    def open_tape(self, head: RequestHead, key: str | None, bodies: bool) -> tuple[bytes, Tape]:
+    def open_tape(self, traits: Traits) -> tuple[bytes, Tape]:
         if self.spool is None:
             return os.urandom(16), BLANK
-        return self.spool.open(head, key, bodies)
+        return self.spool.open(traits.about, traits.endpoint.keeps_bodies)
 
-    def endpoint(self, head: RequestHead) -> Endpoint:
+    def traits(self, head: RequestHead) -> Traits:
+        if head.traits is None:
+            key = self.redactor.key_hash(head.credentials)
+            head.traits = Traits(
+                endpoint=self._endpoint(head),
+                key=key,
+                about=b"" if self.spool is None else self.redactor.request(head, key),
+                ours=head.path.startswith(RESERVED),
+            )
+        return head.traits
+
+    def _endpoint(self, head: RequestHead) -> Endpoint:
         asked = (head.method, head.path)
         found = self._endpoints.get(asked)
         if found is None:
@@ -60,6 +83,9 @@ class Relay:
                 self._endpoints.clear()
             self._endpoints[asked] = found
         return found
+
+    def note_trailers(self, count: int) -> None:
+        self.pool.trailers_dropped += count
 
     def spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()

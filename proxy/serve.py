@@ -63,7 +63,7 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     origin = Origin.of(policy.upstream)
     return Relay(
         origin=origin,
-        heads=RequestHeads(origin.host_header),
+        heads=RequestHeads(origin.host_header, origin.prefix),
         pool=pool,
         timeouts=policy.timeouts,
         redactor=redactor,

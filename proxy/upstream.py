@@ -5,22 +5,13 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
-import httptools
-
-from proxy.heads import (
-    MOST_HEAD_BYTES,
-    UNTIL_CLOSE,
-    Refused,
-    ResponseHead,
-    is_too_large,
-    read_response,
-)
+from proxy.heads import UNTIL_CLOSE, Refused, ResponseHead
+from proxy.known import KnownReplies
 from proxy.origin import Origin
+from proxy.reply_reader import ReplyReader
 from proxy.writes import Writes, write_out
-
-_TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
 
 
 class Keeper(Protocol):
@@ -29,6 +20,7 @@ class Keeper(Protocol):
     writes: Writes
     trailers_dropped: int
 
+    def known(self, origin: Origin) -> KnownReplies: ...
     def release(self, connection: UpstreamConnection) -> None: ...
     def forget(self, connection: UpstreamConnection) -> None: ...
 
@@ -47,7 +39,7 @@ class Receiver(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection, one call at a time. Callbacks of the parser only note; `_tell` acts."""
+    """One call at a time."""
 
     def __init__(self, pool: Keeper, origin: Origin) -> None:
         self._pool = pool
@@ -57,28 +49,17 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.reused = False
         self.last_read = 0.0
-        self._method = b""
         self._usable = True
         self._out: list[bytes] = []  # not yet written
         self._poll: select.poll | None = None
-        self._names: list[bytes] = []
-        self._values: list[bytes] = []
-        self._reason = b""
-        self._head: ResponseHead | None = None
-        self._pieces: list[bytes] = []
-        self._length = 0
-        self._in_body = False
-        self._ended = False
-        self._keeps_alive = False
-        self._head_bytes = 0
-        self._parser = httptools.HttpResponseParser(self)
+        self._reader = ReplyReader(pool.known(origin))
 
     # -- for the pool's callers
 
-    def begin(self, receiver: Receiver, method: bytes, data: bytes) -> None:
+    def begin(self, receiver: Receiver, method: bytes, data: bytes, upgrade: bytes = b"") -> None:
         """Send the head (and what body is there) of the next call."""
         self.receiver = receiver
-        self._method = method
+        self._reader.begin(method, upgrade)
         self.last_read = time.monotonic()
         self.send(data)
 
@@ -98,6 +79,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._out = []
         if self.transport is not None:
             self.transport.abort()
+
+    def finish(self) -> None:
+        """Nothing more is to be sent on a connection that speaks another protocol now."""
+        self.receiver = None
+        self._usable = False
+        self.flush()
+        self.transport.close()
 
     def pause(self, paused: bool) -> None:
         if self.transport is None or self.transport.is_closing():
@@ -125,20 +113,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is None:
             self._drop()  # bytes that no call asked for
             return
-        self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail("bad_upstream_reply", "the upstream switched protocols unasked")
-            return
-        except httptools.HttpParserError as error:
+            self._reader.feed(data)
+        except Refused as refused:
             self._tell()
-            self._fail("bad_upstream_reply", _cause(error))
-            return
-        # Heads, interim replies, trailers, chunk extensions: whatever is read and is no body.
-        if self._head_bytes > MOST_HEAD_BYTES and not self._ended:
-            self._tell()
-            self._fail("bad_upstream_reply", _TOO_LARGE)
+            self._drop()
+            self._lost(refused)
             return
         self._tell()
 
@@ -150,8 +130,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.forget(self)
         if self.receiver is None:
             return
-        if error is None and self._length == UNTIL_CLOSE:
-            self._ended = True
+        reader = self._reader
+        if error is None and (reader.length == UNTIL_CLOSE or reader.raw):
+            reader.ended = True
             self._tell()
             return
         code = "upstream_reset" if error is not None else "upstream_truncated"
@@ -167,93 +148,34 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.upload_full(False)
 
-    # -- httptools callbacks
-
-    def on_message_begin(self) -> None:
-        if self._ended:
-            self._usable = False  # bytes behind the reply
-        self._reason = b""
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._names.append(name)
-        self._values.append(value)
-
-    def on_headers_complete(self) -> None:
-        names, self._names = self._names, []
-        values, self._values = self._values, []
-        status = self._parser.get_status_code()
-        if 100 <= status < 200 or self._ended:
-            return
-        if is_too_large(names, values, self._head_bytes):
-            raise Refused(502, "bad_upstream_reply", _TOO_LARGE)
-        self._head = read_response(
-            status,
-            self._reason,
-            self._parser.get_http_version(),
-            tuple(names),
-            values,
-            self._method,
-        )
-        self._length = self._head.length
-        self._keeps_alive = self._parser.should_keep_alive()
-        self._in_body = True
-        if self._method == b"HEAD":
-            self._ended = True  # the parser would wait for the body that Content-Length names
-
-    def on_body(self, data: bytes) -> None:
-        self._head_bytes = 0
-        if self._ended:
-            self._usable = False  # a body behind a reply that has none
-        else:
-            self._pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        if self._names:  # trailers: dropped, never merged
-            self._pool.trailers_dropped += len(self._names)
-            self._names, self._values = [], []
-        if self._in_body:  # not so after an interim reply (1xx): the final one follows
-            self._ended = True
-
-    # -- what follows from it
+    # -- what follows from a read
 
     def _tell(self) -> None:
         """Hand on what one read brought: at most one head, one list of pieces, one end."""
-        receiver = self.receiver
+        receiver, reader = self.receiver, self._reader
         if receiver is None:
             return
-        head, self._head = self._head, None
-        if head is not None:
+        if reader.head is not None:
+            head, reader.head = reader.head, None
             receiver.response_begun(head)
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
+        if reader.pieces:
+            pieces, reader.pieces = reader.pieces, []
             receiver.response_body(pieces)
-        if self._ended and self.receiver is receiver:
+        if reader.ended and self.receiver is receiver:
             self._finish(receiver)
         receiver.read_done()
 
     def _finish(self, receiver: Receiver) -> None:
         self.receiver = None
-        reusable = (
-            self._usable
-            and self._length != UNTIL_CLOSE
-            and self._keeps_alive
-            and not self.transport.is_closing()
-        )
-        if self._method == b"HEAD":
-            self._parser = httptools.HttpResponseParser(self)  # this one still waits for a body
-        self._reset()
+        reader = self._reader
+        reusable = self._usable and reader.reusable and not self.transport.is_closing()
+        self._pool.trailers_dropped += reader.trailers
+        reader.reset()
         receiver.response_ended()
         if reusable:
             self._pool.release(self)
         else:
             self._drop()
-
-    def _fail(self, code: str, message: str) -> None:
-        self._drop()
-        self._lost(Refused(502, code, message))
 
     def _lost(self, error: Refused) -> None:
         receiver, self.receiver = self.receiver, None
@@ -264,22 +186,3 @@ class UpstreamConnection(asyncio.Protocol):
         self._usable = False
         self._pool.forget(self)
         self.transport.abort()
-
-    def _reset(self) -> None:
-        self._head = None
-        self._pieces = []
-        self._names = []
-        self._values = []
-        self._reason = b""
-        self._length = 0
-        self._in_body = False
-        self._ended = False
-        self._head_bytes = 0
-
-
-def _cause(error: Exception) -> str:
-    """The parser wraps what a callback raised."""
-    inner = error.__context__
-    if isinstance(inner, Refused):
-        return inner.message
-    return f"the upstream's reply is not HTTP: {error}"

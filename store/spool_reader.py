@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from policies.spool import ALIVE_FILE, HEADER, SEGMENT_SUFFIX, Event, unpack
+from policies.spool import ALIVE_FILE, BATCH, SEGMENT_SUFFIX, Event, unpack
 
 PIECE_BYTES: Final = 4 << 20
-# No record is near this long; a length above it is damage, not a record to wait for.
-MOST_RECORD: Final = 64 << 20
+# No batch is near this long; a length above it is damage, not a batch to wait for.
+MOST_BATCH: Final = 64 << 20
 # A proxy creates its folder, then `alive`, then locks it: give it that time.
 _YOUNG_SECONDS: Final = 1.0
 
@@ -100,7 +100,7 @@ def segment_path(run: Path, number: int) -> Path:
 
 
 def read(run: Path, at: Position, limit: int = PIECE_BYTES) -> Piece:
-    """The next whole records after `at`, at most about `limit` bytes of them."""
+    """The next whole batches after `at`, at most about `limit` bytes of them."""
     over = is_over(run)
     numbers = [number for number in segments(run) if number >= at.segment]
     if not numbers:
@@ -136,7 +136,7 @@ def delete_run(run: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """`exhausted`: no whole, sound record follows `end` in a file of `size` bytes."""
+    """`exhausted`: no whole, sound batch follows `end` in a file of `size` bytes."""
 
     events: list[Event]
     end: int
@@ -153,10 +153,10 @@ def _scan(path: Path, offset: int, limit: int) -> _Scan:
             data = _read(file.fileno(), limit)
             events, end, unreadable = _records(data)
             needed = _needed(data, end)
-            exhausted = needed <= len(data) or needed > min(size - offset, end + MOST_RECORD)
+            exhausted = needed <= len(data) or needed > min(size - offset, end + MOST_BATCH)
             if exhausted or end > 0:
                 return _Scan(events, offset + end, size, exhausted, unreadable)
-            limit = needed  # one record longer than a piece
+            limit = needed  # one batch longer than a piece
 
 
 def _read(descriptor: int, size: int) -> bytes:
@@ -168,22 +168,18 @@ def _read(descriptor: int, size: int) -> bytes:
 
 
 def _records(data: bytes) -> tuple[list[Event], int, int]:
-    """Events, the offset after the last one, and how many were of a kind we don't know."""
+    """Events, the offset after the last batch, and how many were of a kind we don't know."""
     events: list[Event] = []
-    offset = unreadable = 0
-    while True:
-        try:
-            for event, end in unpack(data, offset):
-                events.append(event)
-                offset = end
-            return events, offset, unreadable
-        except ValueError:  # its checksum is sound: skip just this one
-            offset = _needed(data, offset)
-            unreadable += 1
+    offset = unknown = 0
+    for batch in unpack(data):
+        events += batch.events
+        unknown += batch.unknown
+        offset = batch.end
+    return events, offset, unknown
 
 
 def _needed(data: bytes, offset: int) -> int:
-    """How long `data` must be to hold the record at `offset`."""
-    if offset + HEADER.size > len(data):
-        return offset + HEADER.size
-    return offset + HEADER.size + int(HEADER.unpack_from(data, offset)[0])
+    """How long `data` must be to hold the batch at `offset`."""
+    if offset + BATCH.size > len(data):
+        return offset + BATCH.size
+    return offset + BATCH.size + int(BATCH.unpack_from(data, offset)[0])

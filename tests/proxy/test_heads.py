@@ -26,8 +26,9 @@ def request(
     version: str = "1.1",
     target: bytes = b"/v1/x",
     heads: RequestHeads | None = None,
+    prefix: bytes = b"",
 ) -> RequestHead:
-    heads = heads or RequestHeads(b"api.openai.com")
+    heads = heads or RequestHeads(b"api.openai.com", prefix)
     names = tuple(name for name, _ in pairs)
     return heads.read(b"POST", target, version, names, [value for _, value in pairs])
 
@@ -116,8 +117,9 @@ def test_hop_by_hop_and_named_headers_are_dropped_and_the_rest_is_kept_as_it_cam
         (b"X-Empty", b""),
         (b"X-%s%%", b"100% %d %b"),
         (b"Transfer-Encoding", b"chunked"),
+        prefix=b"/base",
     )
-    assert head.bytes(b"/base") == (
+    assert head.wire(0) == (
         b"POST /base/v1/x HTTP/1.1\r\nhOsT: api.openai.com\r\nX-One: 1\r\nx-one: caf\xe9\r\n"
         b"X-Empty: \r\nX-%s%%: 100% %d %b\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
@@ -126,16 +128,16 @@ def test_hop_by_hop_and_named_headers_are_dropped_and_the_rest_is_kept_as_it_cam
 def test_what_one_connection_header_names_is_kept_for_the_next_request() -> None:
     heads = RequestHeads(b"h")
     pairs = [HOST, (b"Connection", b"x-a"), (b"X-A", b"1"), (b"X-B", b"2")]
-    assert b"X-A" not in request(*pairs, heads=heads).bytes(b"")
+    assert b"X-A" not in request(*pairs, heads=heads).wire(0)
     pairs[1] = (b"Connection", b"x-b")
-    assert b"X-A: 1\r\n\r\n" in request(*pairs, heads=heads).bytes(b"")
+    assert b"X-A: 1\r\n\r\n" in request(*pairs, heads=heads).wire(0)
     pairs[1] = (b"Connection", b"close")
-    assert b"X-A: 1\r\nX-B: 2\r\n\r\n" in request(*pairs, heads=heads).bytes(b"")
+    assert b"X-A: 1\r\nX-B: 2\r\n\r\n" in request(*pairs, heads=heads).wire(0)
 
 
 def test_a_request_without_host_gets_one() -> None:
     assert (
-        request(version="1.0").bytes(b"") == b"POST /v1/x HTTP/1.1\r\nHost: api.openai.com\r\n\r\n"
+        request(version="1.0").wire(0) == b"POST /v1/x HTTP/1.1\r\nHost: api.openai.com\r\n\r\n"
     )
 
 
@@ -209,7 +211,7 @@ def test_a_reply_is_framed_for_its_client(
         "until close": [],
     }[framing]
     head = response(*pairs, (b"Connection", b"close"))
-    assert head.bytes(http11, keep_alive) == b"HTTP/1.1 200 OK\r\n" + lines
+    assert head.wire(http11, keep_alive) == b"HTTP/1.1 200 OK\r\n" + lines
 
 
 def test_a_reply_keeps_repeats_order_and_case() -> None:
@@ -219,7 +221,7 @@ def test_a_reply_keeps_repeats_order_and_case() -> None:
         (b"set-cookie", b"b"),
         (b"Content-Length", b"0"),
     ]
-    assert response(*pairs).bytes(True, True) == (
+    assert response(*pairs).wire(True, True) == (
         b"HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nX-%: %b\r\nset-cookie: b\r\nContent-Length: 0\r\n\r\n"
     )
 
@@ -228,7 +230,7 @@ def test_a_reply_can_not_strip_its_own_length() -> None:
     head = response(
         (b"Connection", b"content-length, x-a"), (b"Content-Length", b"3"), (b"X-A", b"1")
     )
-    assert head.bytes(True, True) == b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
+    assert head.wire(True, True) == b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"
 
 
 def test_chunks() -> None:
@@ -245,4 +247,4 @@ def test_errors_of_our_own_have_the_shape_that_sdks_know() -> None:
     assert dict(head.pairs())[b"x-understudy-error"] == b"forward_off"
     assert dict(head.pairs())[b"Content-Length"] == b"%d" % len(body)
     assert b"Allow" in dict(head.pairs())
-    assert response_of(200, b"OK", [], 0).bytes(True, True) == b"HTTP/1.1 200 OK\r\n\r\n"
+    assert response_of(200, b"OK", [], 0).wire(True, True) == b"HTTP/1.1 200 OK\r\n\r\n"

@@ -225,7 +225,7 @@ def test_a_value_that_sqlite_has_no_place_for_costs_its_own_row(tmp_path: Path) 
 
 
 def events_of(one: Exchange) -> list[Event]:
-    return [event for event, _ in unpack(one.records())]
+    return [event for batch in unpack(one.records()) for event in batch.events]
 
 
 def at_root(at: Home) -> Path:

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from policies.spool import HEADER, Kind, pack
+from policies.spool import BATCH, RECORD, Kind, pack
 from store.spool_reader import Piece, Position, delete_read, delete_run, is_over, read, runs
 from tests.store.making import Run, exchange_id, home
 
 ONE = exchange_id(1)
-SIZE = HEADER.size + 1
+SIZE = BATCH.size + RECORD.size + 1
 
 
 def record(letter: bytes, kind: int = Kind.REQUEST_BODY) -> bytes:
@@ -135,7 +135,7 @@ def test_a_kind_that_is_not_known_is_skipped(tmp_path: Path) -> None:
     assert (letters(piece), piece.unreadable) == (b"ab", 2)
 
 
-def test_pieces_are_bounded_but_grow_for_a_long_record(tmp_path: Path) -> None:
+def test_pieces_are_bounded_but_grow_for_a_long_batch(tmp_path: Path) -> None:
     run = Run(home(tmp_path))
     sent = [bytes([65 + at]) * size for at, size in enumerate((10, 5000, 3, 700, 1))]
     run.write(*(pack(Kind.REQUEST_BODY, ONE, 1.0, data) for data in sent))
