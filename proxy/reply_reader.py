@@ -22,6 +22,7 @@ from proxy.heads import (
 )
 from proxy.known import KnownReplies
 
+_UNASKED: Final = "the upstream switched protocols unasked"
 _TOO_LARGE: Final = "the upstream's head is over 64 KiB or 256 headers"
 _CHUNKS_FOLLOW: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Size and line end only (RFC 9112 section 7.1); with an extension it is the parser's.
@@ -173,11 +174,10 @@ class ReplyReader:
             self._known.learn(data, learnable, self._keeps_alive)
 
     def _switch(self, rest: bytes) -> None:
-        head = self.head
-        agreed = head is not None and head.status == 101 and self._offered
-        if not agreed or head is None or not _agrees(head, self._offered):
+        self.ended = False
+        if self.head is None or self.head.status != 101:
             self.head = None
-            raise Refused(502, "bad_upstream_reply", "the upstream switched protocols unasked")
+            raise Refused(502, "bad_upstream_reply", _UNASKED)
         self.raw = True
         if rest:
             self.pieces.append(rest)
@@ -215,6 +215,9 @@ class ReplyReader:
             values,
             self._method,
         )
+        if status == 101 and not _agrees(self.head, self._offered):
+            self.head = None
+            raise Refused(502, "bad_upstream_reply", _UNASKED)
         self.length = self.head.length
         self._keeps_alive = self._parser.should_keep_alive()
         self._in_body = True
@@ -245,6 +248,8 @@ class ReplyReader:
 
 
 def _agrees(head: ResponseHead, offered: bytes) -> bool:
+    if not offered:
+        return False
     named = [value for name, value in head.pairs() if name.lower() == b"upgrade"]
     return [value.lower() for value in named] == [offered.lower()]
 

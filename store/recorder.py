@@ -265,7 +265,8 @@ class _Database:
                 return False
             ingest.apply(run.name, spool_reader.started_at(run), piece)
             if not piece.finished:
-                spool_reader.delete_read(run, piece.position)
+                with suppress(OSError):  # a later piece of the run, or its end, makes up for it
+                    spool_reader.wipe_read(run, before, piece.position)
                 return piece.more
             self._finished.add(run.name)
         with suppress(OSError):  # next time, then

@@ -11,13 +11,23 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from policies.spool import ALIVE_FILE, BATCH, SEGMENT_SUFFIX, Event, unpack
+from policies.spool import (
+    ALIVE_FILE,
+    BATCH,
+    SEGMENT_SUFFIX,
+    WIPED,
+    WIPED_SUFFIX,
+    Event,
+    unpack,
+)
 
 PIECE_BYTES: Final = 4 << 20
 # No batch is near this long; a length above it is damage, not a batch to wait for.
 MOST_BATCH: Final = 64 << 20
+_MOST_WIPED: Final = 4  # segments handed back and not yet taken
+_ZEROS: Final = memoryview(bytes(1 << 20))
 # A proxy creates its folder, then `alive`, then locks it: give it that time.
 _YOUNG_SECONDS: Final = 1.0
 
@@ -112,16 +122,46 @@ def read(run: Path, at: Position, limit: int = PIECE_BYTES) -> Piece:
     last = len(numbers) == 1
     if not scan.exhausted or (last and not over):
         return Piece(scan.events, here, more=not scan.exhausted, unreadable=scan.unreadable)
-    torn = max(0, scan.size - scan.end)
+    torn = max(0, scan.size - scan.end) if scan.torn else 0
     after = Position(current, scan.end + torn) if last else Position(numbers[1])
     return Piece(scan.events, after, not last, last, torn, scan.unreadable)
 
 
-def delete_read(run: Path, position: Position) -> None:
-    """Delete the segments before `position`. Only after it was committed."""
+def wipe_read(run: Path, before: Position, after: Position) -> None:
+    """Leave nothing of what was read between the two. Only after `after` was committed.
+
+    What is wiped reads as a batch to skip, for a database that begins anew. A whole segment is
+    handed back to the proxy, which writes over it: see `SegmentWriter`.
+    """
+    start = before.offset if before.segment == after.segment else 0
+    _wipe(segment_path(run, after.segment), start, after.offset)
     for number in segments(run):
-        if number < position.segment:
-            segment_path(run, number).unlink(missing_ok=True)
+        if number < after.segment:
+            _hand_back(run, segment_path(run, number))
+
+
+def _wipe(path: Path, start: int, end: int) -> None:
+    length = end - start - BATCH.size
+    if length <= 0:
+        return
+    with path.open("r+b", buffering=0) as file:
+        file.seek(start)
+        file.write(BATCH.pack(length, WIPED))
+        _write_zeros(file, length)
+
+
+def _hand_back(run: Path, path: Path) -> None:
+    if len(list(run.glob(f"*{WIPED_SUFFIX}"))) >= _MOST_WIPED:
+        path.unlink(missing_ok=True)
+        return
+    with path.open("r+b", buffering=0) as file:
+        _write_zeros(file, os.fstat(file.fileno()).st_size)
+    path.rename(path.with_suffix(WIPED_SUFFIX))
+
+
+def _write_zeros(file: IO[bytes], size: int) -> None:
+    while size > 0:
+        size -= file.write(_ZEROS[:size])
 
 
 def delete_run(run: Path) -> None:
@@ -136,13 +176,15 @@ def delete_run(run: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """`exhausted`: no whole, sound batch follows `end` in a file of `size` bytes."""
+    """`exhausted`: no whole, sound batch follows `end` in a file of `size` bytes. `torn`: something
+    does, and not the zeros of a segment that was handed back."""
 
     events: list[Event]
     end: int
     size: int
     exhausted: bool
     unreadable: int
+    torn: bool
 
 
 def _scan(path: Path, offset: int, limit: int) -> _Scan:
@@ -155,7 +197,8 @@ def _scan(path: Path, offset: int, limit: int) -> _Scan:
             needed = _needed(data, end)
             exhausted = needed <= len(data) or needed > min(size - offset, end + MOST_BATCH)
             if exhausted or end > 0:
-                return _Scan(events, offset + end, size, exhausted, unreadable)
+                torn = data[end : end + BATCH.size].count(0) < BATCH.size
+                return _Scan(events, offset + end, size, exhausted, unreadable, torn)
             limit = needed  # one batch longer than a piece
 
 

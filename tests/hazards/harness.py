@@ -60,6 +60,7 @@ class Sidecar:
         host, _, port = wait_for(self._data_address, 20).rpartition(":")
         self.address = (host, int(port))
         wait_for(lambda: self.health() if self.health()["status"] == "ok" else None, 20)
+        wait_for((self.home / "understudy.db").exists, 20)  # the recorder is up too
 
     def _data_address(self) -> str | None:
         with contextlib.suppress(OSError, orjson.JSONDecodeError):

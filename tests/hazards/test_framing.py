@@ -236,13 +236,6 @@ def test_an_offer_to_upgrade_is_not_taken_up(
         assert not names & {b"connection", b"upgrade", b"http2-settings"}
 
 
-def test_websockets_are_refused_so_that_clients_fall_back(
-    sidecar: Sidecar, upstream: Upstream
-) -> None:
-    lines = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    refused(sidecar, upstream, get("/v1/responses", lines), 426)
-
-
 @pytest.mark.parametrize(
     "request_",
     [

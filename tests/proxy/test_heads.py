@@ -136,9 +136,7 @@ def test_what_one_connection_header_names_is_kept_for_the_next_request() -> None
 
 
 def test_a_request_without_host_gets_one() -> None:
-    assert (
-        request(version="1.0").wire(0) == b"POST /v1/x HTTP/1.1\r\nHost: api.openai.com\r\n\r\n"
-    )
+    assert request(version="1.0").wire(0) == b"POST /v1/x HTTP/1.1\r\nHost: api.openai.com\r\n\r\n"
 
 
 def test_credentials_and_path() -> None:

@@ -157,7 +157,7 @@ def test_open_exchanges_pin_no_segment_and_are_read_back(tmp_path: Path) -> None
     run.next_segment()
     run.write(one.record(Kind.RESPONSE_HEAD, {"status": 200, "headers": []}))
     record_all(at)
-    assert sorted(os.listdir(run.folder)) == ["00000002.seg", "alive"]
+    assert sorted(os.listdir(run.folder)) == ["00000001.wiped", "00000002.seg", "alive"]
     assert runs(at.database)[0].open == 1 and runs(at.database)[0].lost == 0
     half = len(one.response) // 2
     run.write(one.record(Kind.RESPONSE_BODY, one.response[:half]))

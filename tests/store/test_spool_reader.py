@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from policies.spool import BATCH, RECORD, Kind, pack
-from store.spool_reader import Piece, Position, delete_read, delete_run, is_over, read, runs
+from store.spool_reader import Piece, Position, delete_run, is_over, read, runs, wipe_read
 from tests.store.making import Run, exchange_id, home
 
 ONE = exchange_id(1)
@@ -44,8 +44,53 @@ def test_goes_on_to_the_next_segment_only_when_there_is_one(tmp_path: Path) -> N
     assert (first.events, first.position, first.more) == ([], Position(2), True)
     second = read(run.folder, first.position)
     assert (letters(second), second.finished) == (b"b", False)
-    delete_read(run.folder, second.position)
-    assert sorted(os.listdir(run.folder)) == ["00000002.seg", "alive"]
+    wipe_read(run.folder, Position(1, SIZE), second.position)
+    assert sorted(os.listdir(run.folder)) == ["00000001.wiped", "00000002.seg", "alive"]
+
+
+def test_what_was_read_is_wiped_and_skipped_by_a_reader_that_begins_anew(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"), record(b"b"))
+    first = read(run.folder, Position())
+    wipe_read(run.folder, Position(), first.position)
+    left = run.segment.read_bytes()
+    assert left[8:] == bytes(2 * SIZE - 8)
+    run.write(record(b"c"))
+    assert letters(read(run.folder, first.position)) == b"c"
+    assert letters(read(run.folder, Position())) == b"c"
+
+
+def test_a_segment_that_is_handed_back_is_all_zeros_and_written_over(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    run.write(record(b"a"), record(b"b"), record(b"c"))
+    old = run.segment
+    run.next_segment()
+    wipe_read(run.folder, Position(1, 3 * SIZE), Position(2))
+    wiped = old.with_suffix(".wiped")
+    assert wiped.read_bytes() == bytes(3 * SIZE)
+    again = run.folder / "00000003.seg"
+    wiped.rename(again)
+    with again.open("r+b") as file:
+        file.write(record(b"d"))
+    run.die()
+    piece = read(run.folder, Position(3))
+    assert (letters(piece), piece.torn, piece.finished) == (b"d", 0, True)
+    with again.open("r+b") as file:
+        file.seek(SIZE)
+        file.write(record(b"e")[:-1])
+    piece = read(run.folder, Position(3))
+    assert (letters(piece), piece.torn) == (b"d", 2 * SIZE)
+
+
+def test_only_a_few_segments_are_kept_to_be_written_over(tmp_path: Path) -> None:
+    run = Run(home(tmp_path))
+    for _ in range(7):
+        run.write(record(b"a"))
+        run.next_segment()
+    run.write(record(b"b"))
+    wipe_read(run.folder, Position(7, SIZE), Position(8))
+    assert len(list(run.folder.glob("*.wiped"))) == 4
+    assert [path.name for path in run.folder.glob("*.seg")] == ["00000008.seg"]
 
 
 def test_a_run_is_over_when_its_lock_is_free(tmp_path: Path) -> None:
