@@ -57,6 +57,8 @@ class _Address(click.ParamType[tuple[str, int]]):
 @click.option("--upstream", metavar="URL", help="API to relay to.  [default: the policy's, else "
               "https://api.openai.com]")  # fmt: skip
 @click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Proxy processes.  [default: the "
+              "policy's, else 1]")  # fmt: skip
 @click.option("--no-capture", is_flag=True, help="Relay only; record nothing.")
 def serve(
     home: Path,
@@ -64,11 +66,12 @@ def serve(
     admin: tuple[str, int],
     upstream: str | None,
     policy: Path | None,
+    workers: int | None,
     no_capture: bool,
 ) -> None:
     """Run the sidecar until SIGTERM."""
     try:
-        settings = _policy(policy, upstream, no_capture)
+        settings = _policy(policy, upstream, workers, no_capture)
         root, _lock = open_home(home)
         supervisor = Supervisor(settings, root, Addresses(listen, admin))
         supervisor.open()
@@ -79,13 +82,17 @@ def serve(
     asyncio.run(supervisor.run())
 
 
-def _policy(path: Path | None, upstream: str | None, no_capture: bool) -> Policy:
+def _policy(
+    path: Path | None, upstream: str | None, workers: int | None, no_capture: bool
+) -> Policy:
     policy = Policy() if path is None else load(path)
     if upstream is not None:
         try:
             policy = replace(policy, upstream=build({"upstream": upstream}).upstream)
         except PolicyError as error:
             raise PolicyError("--upstream", upstream, error.hint) from None
+    if workers is not None:
+        policy = replace(policy, workers=workers)
     if no_capture:
         policy = replace(policy, capture=replace(policy.capture, enabled=False))
     return policy
@@ -139,6 +146,31 @@ def demo(seconds: float, home: Path | None, plain: bool) -> None:
     from bin.show import run_demo
 
     sys.exit(run_demo(seconds, home, plain))
+
+
+@main.command("verify-wire")
+@click.option("--through", metavar="URL", help="A running sidecar.  [default: a private one]")
+@click.option("--upstream", metavar="URL", help="The API behind it, asked with OPENAI_API_KEY.  "
+              "[default: one of our own]")  # fmt: skip
+@click.option("--spend", is_flag=True, help="With --upstream: send what costs money, too.")
+@click.option("--requests", type=click.Path(path_type=Path, dir_okay=False),
+              help="Send these instead: one JSON object a line.")  # fmt: skip
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the shipped requests to this file, and end.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def verify_wire(
+    through: str | None,
+    upstream: str | None,
+    spend: bool,
+    requests: Path | None,
+    record: Path | None,
+    as_json: bool,
+) -> None:
+    """Prove that the sidecar changes nothing: exit 0 if so, 1 if there is a difference."""
+    from bin.wire_command import WireOptions, run_verify_wire
+
+    options = WireOptions(through, upstream, spend, requests, record, as_json)
+    sys.exit(run_verify_wire(options))
 
 
 def _existing(home: Path) -> None:

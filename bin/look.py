@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.home import Home
+from policies.metrics import Sample, total
+from proxy.metrics import read_samples
 from store import queries
 from store.export import export_openai_chat
 
@@ -55,6 +57,7 @@ def status(home: Path) -> None:
     else:
         click.echo(f"running: http://{state['data']} -> {state['upstream']}")
         _print_health(state["data"])
+        _print_workers(read_samples(Path(state["run_dir"])))
         processes = ", ".join(f"{name} {pid}" for name, pid in state["processes"].items())
         click.echo(f"processes: {processes}")
     if (home / "kill").exists():
@@ -78,17 +81,27 @@ def _print_health(address: str) -> None:
     except (OSError, urllib.error.URLError, orjson.JSONDecodeError) as error:
         click.echo(f"the proxy does not answer: {error}")
         return
-    capture = health.get("capture")
-    kept = "off" if capture is None else (
-        f"{capture['exchanges']} exchanges, {capture['bodies_cut']} bodies cut, "
-        f"{capture['records_dropped']} records dropped"
-    )  # fmt: skip
-    click.echo(
-        f"this run: {health['requests']} requests, {health['diverted']} diverted, "
-        f"{health['fallbacks']} fell back; capture: {kept}"
-    )
+    if health["capture"] is None:
+        click.echo("capture is off")
     for name, breaker in health["breakers"].items():
         click.echo(f"breaker of {name}: {breaker}")
+
+
+def _print_workers(found: list[Sample]) -> None:
+    """What all proxy workers have counted since the sidecar started, and how each one is."""
+    if not found:
+        return
+    counts = {name: total(found, name) for name in found[0].values}
+    click.echo(
+        f"this run: {counts['requests']} requests, {counts['refused']} refused, "
+        f"{counts['diverted']} diverted, {counts['fallbacks']} fell back; "
+        f"capture: {counts['exchanges']} exchanges, {counts['bodies_cut']} bodies cut, "
+        f"{counts['records_dropped']} records dropped, {counts['write_errors']} write errors"
+    )
+    for one in found if len(found) > 1 else []:
+        memory = one.values["resident_memory_bytes"] / (1 << 20)
+        state = f"{one.values['clients']} clients, {memory:.0f} MiB" if one.up else "not running"
+        click.echo(f"worker {one.worker}: {one.values['requests']} requests, {state}")
 
 
 def _print_tasks(database: Path) -> None:

@@ -9,23 +9,27 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import secrets
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
+from bin import runtime
 from policies.home import Home
+from policies.listeners import Listeners
 from policies.policy import Policy
 from policies.settings import Settings, dump, plain
+from policies.way_out import from_environment
 
 _BACKLOG: Final = 1024
 _STEADY_SECONDS: Final = 10.0  # a child that ran this long starts again without delay
@@ -57,11 +61,14 @@ class Addresses:
 
 @dataclass(slots=True)
 class Child:
-    """One process that shall run. `name` is its role, or role:candidate."""
+    """One process that shall run. `name` is its role, or role:candidate, or proxy:1, proxy:2, ...
+    where there are several."""
 
     role: str
     candidate: str | None = None
     fd: int | None = None
+    worker: int = 1
+    alone: bool = True  # the only one of its role
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
     delay: float = field(init=False)
@@ -77,7 +84,9 @@ class Child:
 
     @property
     def name(self) -> str:
-        return f"{self.role}:{self.candidate}" if self.candidate else self.role
+        if self.candidate:
+            return f"{self.role}:{self.candidate}"
+        return self.role if self.alone else f"{self.role}:{self.worker}"
 
     @property
     def longest_delay(self) -> float:
@@ -126,6 +135,15 @@ def bind(address: tuple[str, int], option: str) -> socket.socket:
     return bound
 
 
+def _refuse_loops(policy: Policy, listeners: Listeners) -> None:
+    """An upstream that is literally ourselves. Names that lead here are seen when dialled."""
+    for url in (policy.upstream, *(upstream.url for upstream in policy.upstreams)):
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if listeners.named(parts.hostname or "", port):
+            raise StartError(f"upstream {url}: is this sidecar's own address; name the API itself")
+
+
 @dataclass(slots=True)
 class Supervisor:
     """`open` first, then `run`. After `open`, `addresses` holds the ports that were bound."""
@@ -135,8 +153,10 @@ class Supervisor:
     addresses: Addresses
     children: list[Child] = field(default_factory=list)
     _run_dir: str = ""
+    _run_lock: int = -1  # held as long as we live
     _install_key: str = ""
     admin_token: str = ""
+    _way_out: dict[str, str] = field(default_factory=dict, repr=False)
     _sockets: list[socket.socket] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -149,17 +169,31 @@ class Supervisor:
         admin = bind(self.addresses.admin, "--admin")
         self._sockets.append(admin)
         self.addresses = Addresses(data.getsockname()[:2], admin.getsockname()[:2])
+        listeners = Listeners.of(self.shown_addresses())
+        _refuse_loops(self.policy, listeners)
+        # As set for the sidecar itself; of the children only the proxy is told, and by no variable.
+        self._way_out = from_environment(os.environ, listeners)
         self._install_key = secret_file(home.install_key)
         self.admin_token = secret_file(home.admin_token)
-        self._run_dir = tempfile.mkdtemp(prefix="understudy-")
+        try:
+            run_dir, self._run_lock = runtime.make()
+        except OSError as error:
+            hint = "set TMPDIR to a folder you can write"
+            raise StartError(f"{error.filename}: {error.strerror}; {hint}") from None
+        self._run_dir = str(run_dir)
         home.spool.mkdir(mode=0o700, exist_ok=True)
-        proxy = Child("proxy", fd=data.fileno())
+        _raise_descriptors()
+        workers = self.policy.workers
+        proxies = [
+            Child("proxy", fd=data.fileno(), worker=number, alone=workers == 1)
+            for number in range(1, workers + 1)
+        ]
         if not self.policy.capture.enabled:
             # Without a record there is no evidence, so nothing may be diverted either.
-            self.children = [proxy]
+            self.children = proxies
             return
         models = [Child("model", candidate=c.name) for c in self.policy.candidates]
-        self.children = [Child("recorder"), proxy, *models, Child("director", fd=admin.fileno())]
+        self.children = [Child("recorder"), *proxies, *models, Child("director", fd=admin.fileno())]
 
     def shown_addresses(self) -> tuple[str, str]:
         return _shown(self.addresses.data), _shown(self.addresses.admin)
@@ -184,7 +218,7 @@ class Supervisor:
         if not self._stop.is_set():
             self._stop.set()
             return
-        for child in self.children:  # the second time means now
+        for child in self.children:  # the second time means now, to all workers
             if child.role == "proxy":
                 _signal(child, signal.SIGUSR1)
 
@@ -235,16 +269,20 @@ class Supervisor:
             role=child.role,
             root=str(self.root),
             run_dir=self._run_dir,
-            run_id=f"{time.time_ns() // 1_000_000:013d}-{child.starts}",
+            run_id=f"{time.time_ns() // 1_000_000:013d}-{child.worker}-{child.starts}",
             policy=plain(self.policy),
             fd=child.fd,
             candidate=child.candidate,
+            worker=child.worker,
             install_key=self._install_key if secret else "",
             admin_token=self.admin_token if child.role == "director" else "",
+            listening=list(self.shown_addresses()) if child.role == "proxy" else [],
+            way_out=self._way_out if child.role == "proxy" else {},
         )
 
     def _write_state(self) -> None:
-        """Who runs where, for `understudy status` and for people."""
+        """Who runs where, for `understudy status` and for people. `processes`: pids by name,
+        `proxy` for a single worker and `proxy:1`, `proxy:2`, ... for several."""
         state = {
             "pid": os.getpid(),
             "data": _shown(self.addresses.data),
@@ -261,7 +299,7 @@ class Supervisor:
         temporary.replace(path)
 
     async def _stop_all(self) -> None:
-        """The proxy drains first; models serve what still streams; the recorder reads the rest."""
+        """The proxies drain first; models serve what still streams; the recorder reads the rest."""
         for bound in self._sockets:
             bound.close()
         drain = self.policy.timeouts.drain + 5
@@ -272,6 +310,13 @@ class Supervisor:
         ):
             chosen = [child for child in self.children if child.role in roles]
             await asyncio.gather(*(_stop(child, seconds) for child in chosen))
+
+
+def _raise_descriptors() -> None:
+    """As many as the system lets us: each call takes two. The children inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # no limit, on systems that won't take that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _stop(child: Child, seconds: float) -> None:

@@ -52,6 +52,10 @@ def _whole(low: int, high: int, unit: str) -> Parse:
     return parse
 
 
+def _optional(parse: Parse) -> Parse:
+    return lambda value, path: None if value is None else parse(value, path)
+
+
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -105,6 +109,22 @@ def _upstream(value: Any, path: str) -> str:
     if re.search(r"[\x00-\x20\x7f-\U0010ffff]", value):
         raise PolicyError(path, value, "must be plain ASCII without spaces or control characters")
     return value.rstrip("/")
+
+
+def _prefix(value: Any, path: str) -> str:
+    """Whole segments at the front of a path, compared as they were sent: /openai."""
+    hint = "must be a path of whole segments, without query, '.' or '..', e.g. /openai"
+    if not isinstance(value, str):
+        raise PolicyError(path, value, hint)
+    prefix = value.removesuffix("/")
+    segments = prefix.split("/")
+    if not re.fullmatch(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)+", prefix):
+        raise PolicyError(path, value, hint)
+    if "." in segments or ".." in segments:
+        raise PolicyError(path, value, hint)
+    if segments[1] == "_understudy":
+        raise PolicyError(path, value, "is the sidecar's own; name another")
+    return prefix
 
 
 def _steps(value: Any, path: str) -> tuple[float, ...]:
@@ -189,6 +209,25 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    prefix: str = _setting(_prefix, "paths that go there; the longest prefix wins")
+    url: str = _setting(_upstream, "the API that they are relayed to")
+    strip: bool = _setting(_truth, "leave the prefix out of the path that is sent", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    idle_per_upstream: int = _setting(
+        _whole(0, 65_536, "connections"),
+        "idle connections kept to each upstream; the oldest go first",
+        256,
+    )
+    idle: int = _setting(
+        _whole(0, 65_536, "connections"), "idle connections kept in all; the oldest go first", 512
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
     enabled: bool = _setting(_truth, "record exchanges at all", True)
     body_bytes: int = _setting(
@@ -202,6 +241,25 @@ class Capture:
         lambda value, path: _choice(value, path, ("none", "interval", "always")),
         "none, interval (each second) or always (each batch)",
         "interval",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one worker. At a bound what is new is answered 503; none relays all it can carry."""
+
+    connections: int | None = _setting(
+        _optional(_whole(1, 1 << 20, "connections")),
+        "open client connections; never more than 0.4 of the files that may be open",
+        None,
+    )
+    in_flight: int | None = _setting(
+        _optional(_whole(1, 1 << 20, "requests")), "requests being served at once", None
+    )
+    memory: int | None = _setting(
+        _optional(_whole(1 << 20, 1 << 44, "bytes")),
+        "resident bytes above which a worker takes no further request while it serves others",
+        None,
     )
 
 
@@ -222,6 +280,17 @@ def _candidates(value: Any, path: str) -> tuple[Candidate, ...]:
     return found
 
 
+def _upstreams(value: Any, path: str) -> tuple[Upstream, ...]:
+    if not isinstance(value, list):
+        raise PolicyError(path, value, "must be a list of upstreams, each with prefix and url")
+    found = tuple(_section(Upstream, item, f"{path}[{i}]") for i, item in enumerate(value))
+    prefixes = [upstream.prefix for upstream in found]
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            raise PolicyError(path, prefix, "is the prefix of two upstreams; prefixes must differ")
+    return found
+
+
 def _nested(cls: type) -> Parse:
     return lambda value, path: _section(cls, value, path)
 
@@ -229,12 +298,22 @@ def _nested(cls: type) -> Parse:
 @dataclass(frozen=True, slots=True)
 class Policy:
     upstream: str = _setting(_upstream, "the API that is relayed to", "https://api.openai.com")
+    upstreams: tuple[Upstream, ...] = _setting(
+        _upstreams, "further APIs, by the prefix of the path; the rest goes to `upstream`", ()
+    )
     candidates: tuple[Candidate, ...] = _setting(_candidates, "local models", ())
     rollout: Rollout = _setting(_nested(Rollout), "gate and steps", Rollout())
     divert: Divert = _setting(_nested(Divert), "how local answers are served", Divert())
     shadow: Shadow = _setting(_nested(Shadow), "background runs", Shadow())
     timeouts: Timeouts = _setting(_nested(Timeouts), "of the relay", Timeouts())
+    connections: Connections = _setting(
+        _nested(Connections), "kept to upstreams and local models", Connections()
+    )
     capture: Capture = _setting(_nested(Capture), "what is recorded", Capture())
+    workers: int = _setting(
+        _whole(1, 64, "processes"), "proxy processes that accept from the one port", 1
+    )
+    limits: Limits = _setting(_nested(Limits), "bounds of each worker", Limits())
 
 
 def build(raw: object) -> Policy:

@@ -18,7 +18,11 @@ from policies.policy import Policy, build
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`fd`: the listening socket handed down, where the role has one. `candidate`: model only."""
+    """`fd`: the listening socket handed down, where the role has one. `candidate`: model only.
+
+    `worker`: which of the proxies this is, from 1. For proxies only: `listening`, where the
+    sidecar listens, as host:port, and `way_out`, what `policies.way_out.WayOut.of` takes.
+    """
 
     role: str  # proxy | recorder | director | model
     root: str
@@ -27,8 +31,11 @@ class Settings:
     policy: dict[str, Any]
     fd: int | None = None
     candidate: str | None = None
+    worker: int = 1
     install_key: str = field(default="", repr=False)  # hex
     admin_token: str = field(default="", repr=False)
+    listening: list[str] = field(default_factory=list)
+    way_out: dict[str, str] = field(default_factory=dict, repr=False)  # may hold a password
 
     @property
     def home(self) -> Home:

@@ -196,11 +196,11 @@ class ClientConnection(asyncio.Protocol):
         self._chunked_reply = head.length < 0 and http11
         self._out.append(head.wire(http11, request.keep_alive))
 
-    def switch(self, head: bytes) -> None:
+    def switch(self, head: ResponseHead) -> None:
         """The upstream agreed to speak another protocol: from here on we only pass bytes."""
         request = self._requests[0]
         assert request.exchange is not None
-        self._out.append(head)
+        self._out.append(head.wire(http11=True, keep_alive=True))
         self._chunked_reply = False
         self._tunnel = request.exchange
         if early := self._reader.take_early():

@@ -31,6 +31,8 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
     "bad_upstream_reply": "upstream_truncated",
     "upstream_unreachable": "upstream_unreachable",
     "upstream_tls": "upstream_unreachable",
+    "upstream_proxy": "upstream_unreachable",
+    "loop": "upstream_unreachable",
     "upstream_connect_timeout": "timeout",
     "upstream_idle_timeout": "timeout",
 }
@@ -52,6 +54,7 @@ class Exchange:
         self._length = length
         self._traits = traits = relay.traits(head)
         self.id, self._tape = relay.open_tape(traits)
+        relay.in_flight += 1
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._resend: list[bytes] | None = [] if head.method in _IDEMPOTENT else None
@@ -137,21 +140,23 @@ class Exchange:
     # -- to the upstream
 
     def _go_upstream(self) -> None:
-        connection = self.relay.pool.take(self.relay.origin)
+        connection = self.relay.pool.take(self._head.route.origin)
         if connection is None:
             name = f"connect {self.id.hex()}"
             self._connecting = self.relay.spawn(self._connect(), name)
         else:
+            self.relay.upstream_reused += 1
             self._begin(connection)
 
     async def _connect(self) -> None:
         try:
-            connection = await self.relay.pool.connect(self.relay.origin)
+            connection = await self.relay.pool.connect(self._head.route.origin)
         except Refused as refused:
             self._connecting = None
             self.response_lost(refused)
             return
         self._connecting = None
+        self.relay.upstream_opened += 1
         if self.done:
             connection.abandon()
             return
@@ -232,7 +237,7 @@ class Exchange:
     def _switch(self, head: ResponseHead) -> None:
         self._replied = self.switched = True
         self._tape.response_head(head)
-        self.client.switch(head.switching(self._head.upgrade))
+        self.client.switch(head)
 
     def _reply(self, head: ResponseHead) -> None:
         self._replied = True
@@ -318,6 +323,9 @@ class Exchange:
 
     def _close(self, outcome: Outcome, why: str | None) -> None:
         self.done = True
+        self.relay.in_flight -= 1
+        if outcome == "client_abort":
+            self.relay.client_aborts += 1
         self._held = []
         self._held_bytes = 0
         self._tape.closed(outcome, why)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from proxy.routes import Route
 from proxy.shapes import HOP, MOST_SHAPES, Names, RequestShape, Shape, Values
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class RequestHead:
     `traits`: what the relay makes of it, at first use.
     """
 
-    __slots__ = ("after", "before", "http11", "length", "method", "path", "shape", "target",
-                 "traits", "upgrade", "values")  # fmt: skip
+    __slots__ = ("after", "before", "http11", "length", "method", "path", "route", "shape",
+                 "target", "traits", "upgrade", "values")  # fmt: skip
 
     def __init__(
         self,
@@ -66,8 +67,9 @@ class RequestHead:
         http11: bool,
         shape: RequestShape,
         values: Values,
-        prefix: bytes = b"",
+        route: Route,
     ) -> None:
+        self.route = route
         self.method = method
         self.target = target
         self.path = target.partition(b"?")[0]
@@ -77,7 +79,7 @@ class RequestHead:
         self.length = self._length()
         self.upgrade = self._upgrade()
         self.traits: Traits | None = None
-        self.before, self.after = self._sent_on(prefix)
+        self.before, self.after = self._sent_on()
 
     def _length(self) -> int:
         shape = self.shape
@@ -101,17 +103,16 @@ class RequestHead:
         known = _TOKEN.fullmatch(offered) and not _NO_UPGRADE.fullmatch(offered)
         return offered if known else b""
 
-    def _sent_on(self, prefix: bytes) -> tuple[bytes, bytes]:
+    def _sent_on(self) -> tuple[bytes, bytes]:
         """The head for the upstream, before and after the value of Content-Length."""
         framing = b"Transfer-Encoding: chunked\r\n" if self.length == CHUNKED else b""
-        if self.upgrade:
-            framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade
+        lines = self.shape.lines_upgrading if self.upgrade else self.shape.lines
         values = self.values
         if self.shape.length >= 0:
             values = [values[i] for i in range(len(self.shape.names))]
             values[self.shape.length] = b"\0"  # in no value: the parser refuses it
-        head = b"%b %b%b HTTP/1.1\r\n%b%b\r\n" % (
-            self.method, prefix, self.target, self.shape.lines(values), framing,
+        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            self.method, self.route.onward(self.target), lines(values), framing,
         )  # fmt: skip
         before, _, after = head.partition(b"\0")
         return before, after
@@ -124,6 +125,11 @@ class RequestHead:
 
     def _at(self, place: int) -> bytes:
         return self.values[place] if place >= 0 else b""
+
+    @property
+    def below(self) -> bytes:
+        """The path without the prefix that led to its upstream."""
+        return self.path[len(self.route.prefix) :]
 
     @property
     def content_type(self) -> bytes:
@@ -157,11 +163,11 @@ class RequestHead:
 
 
 class RequestHeads:
-    """Reads requests on their way to one upstream, whose Host they get. Bounded caches."""
+    """Reads requests on one route, whose upstream's Host they get. Bounded caches."""
 
-    def __init__(self, origin_host: bytes, prefix: bytes = b"") -> None:
-        self._host = origin_host
-        self._prefix = prefix
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._host = route.origin.host_header
         self._shapes: dict[tuple[Names, bytes], RequestShape] = {}
         self._good_hosts: set[bytes] = set()
 
@@ -189,7 +195,7 @@ class RequestHeads:
             self._check_host(values[shape.host])
         elif http11:
             raise _bad("no Host header")
-        return RequestHead(method, target, http11, shape, values, self._prefix)
+        return RequestHead(method, target, http11, shape, values, self._route)
 
     def _check_host(self, host: bytes) -> None:
         if host in self._good_hosts:
@@ -238,10 +244,6 @@ class ResponseHead:
             framing += b"Connection: keep-alive\r\n"
         return b"%b%b\r\n" % (self.lines, framing)
 
-    def switching(self, protocol: bytes) -> bytes:
-        """The head of a reply that agrees to speak another protocol from here on."""
-        return b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (self.lines, protocol)
-
     def pairs(self) -> Pairs:
         return list(zip(self.shape.names, self.shape.every(self.values), strict=True))
 
@@ -271,7 +273,8 @@ def response_of(status: int, reason: bytes, pairs: Pairs, length: int) -> Respon
 def _response(
     status: int, reason: bytes, shape: Shape, values: Values, length: int
 ) -> ResponseHead:
-    lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, shape.lines(values))
+    headers = shape.lines_upgrading(values) if status == 101 else shape.lines(values)
+    lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, headers)
     return ResponseHead(status, length, lines, shape, values)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from typing import Any
 
+from policies.policy import Connections, Timeouts
+from proxy.dial import Dialer
 from proxy.heads import Refused
 from proxy.known import KnownReplies
 from proxy.origin import Origin
@@ -15,14 +15,18 @@ from proxy.writes import Writes
 
 
 class Pool:
-    """Idle connections per origin, newest first; a few seconds old at most."""
+    """Idle connections per origin, newest first; few, and a few seconds old at most."""
 
-    def __init__(self, writes: Writes, connect_timeout: float, idle_timeout: float) -> None:
+    def __init__(
+        self, writes: Writes, dialer: Dialer, timeouts: Timeouts, limits: Connections
+    ) -> None:
         self.writes = writes
-        self._connect_timeout = connect_timeout
-        self._idle_timeout = idle_timeout
+        self._dialer = dialer
+        self._connect_timeout = timeouts.upstream_connect
+        self._idle_timeout = timeouts.upstream_keepalive
+        self._most = limits.idle
+        self._most_each = min(limits.idle, limits.idle_per_upstream)
         self._idle: dict[Origin, list[UpstreamConnection]] = {}
-        self._tls: ssl.SSLContext | None = None
         self._known: dict[Origin, KnownReplies] = {}
         self.trailers_dropped = 0
 
@@ -42,17 +46,14 @@ class Pool:
 
     async def connect(self, origin: Origin) -> UpstreamConnection:
         """A new connection. Raises Refused: 502 when there is none, 504 when it took too long."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                protocol = await self._open(loop, origin)
+                return await self._dialer.open(origin, lambda: UpstreamConnection(self, origin))
+        except Refused:
+            raise
         except TimeoutError:
             raise Refused(
                 504, "upstream_connect_timeout", "the upstream did not accept in time"
-            ) from None
-        except ssl.SSLError as error:
-            raise Refused(
-                502, "upstream_tls", f"TLS with the upstream failed: {error.reason}"
             ) from None
         except OSError as error:
             why = error.strerror or type(error).__name__
@@ -64,33 +65,31 @@ class Pool:
             raise Refused(
                 502, "upstream_unreachable", f"the upstream can't be reached: {error!r}"
             ) from error
-        return protocol
-
-    async def _open(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> UpstreamConnection:
-        def factory() -> UpstreamConnection:
-            return UpstreamConnection(self, origin)
-
-        if origin.path:
-            return (await loop.create_unix_connection(factory, origin.path))[1]
-        options: dict[str, Any] = {}
-        if origin.tls:
-            options = {"ssl": self._context(), "server_hostname": origin.host}
-        return (await loop.create_connection(factory, origin.host, origin.port, **options))[1]
-
-    def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
 
     def release(self, connection: UpstreamConnection) -> None:
+        """Keep it for the next call. Where there are too many, the oldest goes."""
+        if not connection.reused:
+            self._remember(connection)
         connection.idle_since = time.monotonic()
-        self._idle.setdefault(connection.origin, []).append(connection)
+        idle = self._idle.setdefault(connection.origin, [])
+        idle.append(connection)
+        if len(idle) > self._most_each:
+            idle.pop(0).abandon()
+        elif len(self._idle) > 1 and sum(map(len, self._idle.values())) > self._most:
+            kept = filter(None, self._idle.values())
+            min(kept, key=lambda connections: connections[0].idle_since).pop(0).abandon()
 
     def forget(self, connection: UpstreamConnection) -> None:
+        """It is lost, or of no further use."""
+        if not connection.reused:
+            self._remember(connection)
         idle = self._idle.get(connection.origin)
         if idle and connection in idle:
             idle.remove(connection)
+
+    def _remember(self, connection: UpstreamConnection) -> None:
+        if connection.origin.tls:
+            self._dialer.remember(connection.transport)
 
     def expire(self, now: float) -> None:
         """Close what has been idle too long: shorter than the peer does, to avoid the race."""

@@ -8,23 +8,29 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from policies.endpoints import Endpoint, classify
+from policies import metrics
+from policies.endpoints import OTHER, Endpoint, classify
 from policies.policy import Timeouts
 from proxy.answers import json_answer
 from proxy.capture import BLANK, Spool, Tape
 from proxy.divert import Diverter
-from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead
+from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead, response_of
 from proxy.known import KnownRequests
-from proxy.origin import Origin
+from proxy.limits import Limits, give_back
+from proxy.metrics import Meter, read_samples
 from proxy.pool import Pool
 from proxy.redact import Redactor
+from proxy.routes import Route, Routes
 
 if TYPE_CHECKING:
     from proxy.client import ClientConnection
+    from proxy.door import Door
 
 RESERVED: Final = b"/_understudy/"
 _HEALTH: Final = b"/_understudy/health"
+_METRICS: Final = b"/_understudy/metrics"
 _MOST_ENDPOINTS: Final = 1024
+_GIVE_BACK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +45,36 @@ class Traits:
 
 @dataclass(slots=True)
 class Relay:
-    """`spool` is None when capture is off. `tasks` keeps what runs, by name, until it is done."""
+    """`spool` is None when capture is off. `tasks` keeps what runs, by name, until it is done.
 
-    origin: Origin
+    `told`: connections above the bound, each until it has been told so.
+    """
+
     pool: Pool
     timeouts: Timeouts
     redactor: Redactor
     diverter: Diverter
-    heads: RequestHeads
+    meter: Meter
+    routes: Routes
+    limits: Limits
     known: KnownRequests = field(default_factory=KnownRequests)
     spool: Spool | None = None
+    worker: int = 1
     draining: bool = False
     clients: set[ClientConnection] = field(default_factory=set)
+    told: set[Door] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     requests: int = 0
     refused: int = 0
+    overloaded: int = 0
     diverted: int = 0
     fallbacks: int = 0
+    in_flight: int = 0
+    client_aborts: int = 0
+    upstream_opened: int = 0
+    upstream_reused: int = 0
+    _gave_back: float = 0.0
+    _heads: dict[Route, RequestHeads] = field(default_factory=dict)
     _endpoints: dict[tuple[bytes, bytes], Endpoint] = field(default_factory=dict)
 
     def open_tape(self, traits: Traits) -> tuple[bytes, Tape]:
@@ -78,11 +97,22 @@ class Relay:
         asked = (head.method, head.path)
         found = self._endpoints.get(asked)
         if found is None:
-            found = classify(head.method.decode("latin-1"), head.path.decode("latin-1"))
+            method = head.method.decode("latin-1")
+            found = classify(method, head.path.decode("latin-1"))
+            if found is OTHER:  # /vllm/v1/..., where /vllm is but the way to an upstream
+                found = classify(method, head.below.decode("latin-1"))
             if len(self._endpoints) >= _MOST_ENDPOINTS:
                 self._endpoints.clear()
             self._endpoints[asked] = found
         return found
+
+    def heads(self, target: bytes) -> RequestHeads:
+        """Reads the request for this target on its way to the upstream it belongs to."""
+        route = self.routes.only or self.routes.find(target)
+        heads = self._heads.get(route)
+        if heads is None:
+            heads = self._heads[route] = RequestHeads(route)
+        return heads
 
     def note_trailers(self, count: int) -> None:
         self.pool.trailers_dropped += count
@@ -94,19 +124,48 @@ class Relay:
         task.add_done_callback(self.tasks.discard)
         return task
 
+    def overload(self, new_connection: bool) -> Refused | None:
+        """Why one more connection, or one more request, is not taken now; counted."""
+        refused = self.obstacle(new_connection)
+        if refused is not None:
+            self.overloaded += 1
+        return refused
+
+    def obstacle(self, new_connection: bool) -> Refused | None:
+        if new_connection:
+            return self.limits.obstacle(len(self.clients), 0, 0)
+        return self.limits.obstacle(-1, self.in_flight, self.meter.resident)
+
     def own_answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
+        return self.own_page(head.path)
+
+    def own_page(self, path: bytes) -> tuple[ResponseHead, bytes]:
         """Paths below /_understudy/ are ours; liveness depends on nothing but this process."""
-        if head.path != _HEALTH:
-            raise Refused(404, "not_found", "only /_understudy/health is here")
-        return json_answer(200, self.health())
+        if path == _HEALTH:
+            return json_answer(200, self.health())
+        if path == _METRICS:
+            return self._metrics()
+        raise Refused(
+            404, "not_found", "here are only /_understudy/health and /_understudy/metrics"
+        )
+
+    def _metrics(self) -> tuple[ResponseHead, bytes]:
+        """Of all workers, whichever is asked."""
+        self.meter.tick(self)
+        body = metrics.render(read_samples(self.meter.run_dir))
+        content_type = (b"Content-Type", metrics.CONTENT_TYPE.encode())
+        length = (b"Content-Length", b"%d" % len(body))
+        return response_of(200, b"OK", [content_type, length], len(body)), body
 
     def health(self) -> dict[str, Any]:
         counters = self.spool.counters if self.spool else None
         return {
             "status": "draining" if self.draining else "ok",
             "pid": os.getpid(),
+            "worker": self.worker,
             "requests": self.requests,
             "refused": self.refused,
+            "overloaded": self.overloaded,
             "diverted": self.diverted,
             "fallbacks": self.fallbacks,
             "undecided": self.diverter.undecided,
@@ -121,14 +180,19 @@ class Relay:
                 "exchanges": counters.exchanges,
                 "bodies_cut": counters.bodies_cut,
                 "records_dropped": counters.records_dropped,
+                "write_errors": counters.write_errors,
                 "last_error": counters.last_error,
             },
         }
 
     def tick(self) -> None:
-        """Every 250 ms: files, idle connections, and whoever has run out of time."""
+        """Every 250 ms: files, idle connections, whoever has run out of time, and the counters."""
         self.diverter.poll()
         now = time.monotonic()
         self.pool.expire(now)
         for client in list(self.clients):
             client.check(now)
+        self.meter.tick(self)
+        if self.limits.heavy(self.meter.resident) and now - self._gave_back > _GIVE_BACK_SECONDS:
+            self._gave_back = now
+            give_back()

@@ -52,9 +52,9 @@ class Request:
 class Reading(Protocol):
     """What a reader shares with the others of its process."""
 
-    heads: RequestHeads
     known: KnownRequests
 
+    def heads(self, target: bytes) -> RequestHeads: ...
     def note_trailers(self, count: int) -> None: ...
 
 
@@ -233,7 +233,7 @@ class RequestReader:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
         if is_too_large(names, values, self._head_bytes):
             raise Refused(*_TOO_LARGE)
-        head = self._shared.heads.read(
+        head = self._shared.heads(self._target).read(
             self._parser.get_method(),
             self._target,
             self._parser.get_http_version(),

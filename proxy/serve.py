@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import sys
 from pathlib import Path
 
+from policies.listeners import Listeners
 from policies.settings import Settings
+from policies.way_out import WayOut
 from proxy.capture import Spool
-from proxy.client import ClientConnection
+from proxy.dial import Dialer
 from proxy.divert import Diverter
-from proxy.heads import RequestHeads
-from proxy.origin import Origin
+from proxy.door import Door
+from proxy.limits import Limits
+from proxy.metrics import Meter
 from proxy.pool import Pool
 from proxy.redact import Redactor
 from proxy.relay import Relay
+from proxy.routes import Routes
 from proxy.watch import POLL_SECONDS, Watch
 from proxy.writes import Writes
 
@@ -33,7 +38,7 @@ async def run(settings: Settings) -> None:
     listener = socket.socket(fileno=settings.fd)
     listener.setblocking(False)
     relay.tick()
-    server = await loop.create_server(lambda: ClientConnection(relay), sock=listener, backlog=1024)
+    server = await loop.create_server(lambda: Door(relay), sock=listener, backlog=1024)
     stop, hurry = _stop_events(loop)
     # Start-up objects live for ever: keep the collector from walking them under load.
     gc.collect()
@@ -47,12 +52,14 @@ async def run(settings: Settings) -> None:
     relay.pool.close()
     if relay.spool is not None:
         relay.spool.close()
+    relay.meter.tick(relay, at=0.0)
 
 
 def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
-    pool = Pool(Writes(loop), policy.timeouts.upstream_connect, policy.timeouts.upstream_keepalive)
+    dialer = Dialer(WayOut.of(**settings.way_out), Listeners.of(settings.listening))
+    pool = Pool(Writes(loop), dialer, policy.timeouts, policy.connections)
     # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
     plan_file = settings.home.plan if policy.capture.enabled else None
     watch = Watch(plan_file, settings.home.kill)
@@ -60,14 +67,16 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
         spool = Spool(folder, policy.capture, redactor, loop)
-    origin = Origin.of(policy.upstream)
+    routes = Routes.of(policy)
     return Relay(
-        origin=origin,
-        heads=RequestHeads(origin.host_header, origin.prefix),
+        routes=routes,
         pool=pool,
         timeouts=policy.timeouts,
         redactor=redactor,
         diverter=Diverter(watch, pool),
+        meter=Meter(settings.home.run, settings.worker, settings.home.spool),
+        limits=Limits.of(policy.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        worker=settings.worker,
         spool=spool,
     )
 

@@ -24,6 +24,7 @@ HOP: Final = frozenset(
      b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade",
      b"http2-settings", b"expect")
 )  # fmt: skip
+UPGRADING: Final = frozenset((b"connection", b"upgrade"))
 _CREDENTIALS: Final = frozenset(
     (b"authorization", b"api-key", b"x-api-key", b"openai-organization", b"openai-project")
 )
@@ -52,12 +53,13 @@ class Shape:
     their record, values of listed names as they are and all others hashed.
     """
 
-    __slots__ = ("dropped", "every", "hidden", "json", "kept", "listed", "memo", "names", "places",
-                 "recorded", "template")  # fmt: skip
+    __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed", "memo", "names",
+                 "places", "recorded", "template")  # fmt: skip
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None = None) -> None:
         self.names = names
         self.dropped = dropped
+        self.host_sent = host
         # Records by values: an app's requests carry the same ones again and again, replies don't.
         self.memo: dict[tuple[Texts, Texts], bytes] | None = None
         lower = [name.lower() for name in names]
@@ -100,6 +102,14 @@ class Shape:
     def lines(self, values: Values) -> bytes:
         return self.template % self.kept(values)
 
+    def lines_upgrading(self, values: Values) -> bytes:
+        """With the offer to speak another protocol, or the assent, in its place."""
+        named = list(self.every(values))
+        at = self.place(b"connection")
+        if at >= 0 and named[at].lower() != b"upgrade":
+            named[at] = b"Upgrade"  # whatever else it named has been heeded
+        return Shape(self.names, self.dropped - UPGRADING, self.host_sent).lines(named)
+
     def by_groups(self, groups: list[int]) -> Shape:
         """The same shape for values that are groups of a match; `groups`: header by header."""
         other = Shape(self.names, self.dropped)
@@ -131,8 +141,8 @@ class RequestShape(Shape):
         self.session = self.place(b"x-session-id")
         self.transfer_encoding = self.place(b"transfer-encoding")
         # An offer that Connection does not name is not made to us (RFC 9110 section 7.8).
-        offered = b"upgrade" in named and len(self.places.get(b"upgrade", ())) == 1
-        self.upgrade = self.place(b"upgrade") if offered else -1
+        once = all(len(self.places.get(n, ())) == 1 for n in UPGRADING)
+        self.upgrade = self.place(b"upgrade") if once and b"upgrade" in named else -1
         self.credentials = _picker(
             sorted(i for name in _CREDENTIALS for i in self.places.get(name, ()))
         )

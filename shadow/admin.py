@@ -7,16 +7,20 @@ header must be one of ours; and whoever reaches the port still needs the token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import html
 import ipaddress
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from policies import metrics
 from policies.settings import Settings
 from shadow.judge import Judge
 from shadow.runner import Runner
@@ -39,6 +43,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     def __init__(self, settings: Settings, judge: Judge, runners: Sequence[Runner]) -> None:
         self._fd, self._token = settings.fd, settings.admin_token.encode()
+        self._run_dir = settings.home.run
         self._judge, self._runners = judge, runners
         self.ready = False  # until the record has been read
 
@@ -48,6 +53,7 @@ class Admin:
             return
         app = web.Application(middlewares=[_guard])
         app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/", self._page)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
@@ -70,12 +76,28 @@ class Admin:
             return _unadmitted()
         return web.Response(text=render(self._judge, self._runners), content_type="text/html")
 
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if not self._admits(request):
+            return _unadmitted()
+        found = metrics.samples(await asyncio.to_thread(_slots, self._run_dir), time.monotonic())
+        headers = {"Content-Type": metrics.CONTENT_TYPE}
+        return web.Response(body=metrics.render(found), headers=headers)
+
     def _admits(self, request: web.Request) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = request.query.get("token", "")
         # No token configured admits nobody.
         return bool(self._token) and hmac.compare_digest(given.encode(), self._token)
+
+
+def _slots(run_dir: Path) -> dict[str, bytes]:
+    """The proxy workers' counters, by file name; none when the runtime folder is gone."""
+    found: dict[str, bytes] = {}
+    with contextlib.suppress(OSError):
+        for path in run_dir.glob(f"{metrics.PREFIX}*"):
+            found[path.name] = path.read_bytes()
+    return found
 
 
 def _unadmitted() -> web.Response:

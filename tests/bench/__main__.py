@@ -1,166 +1,140 @@
-"""`python -m tests.bench`: CPU per request and per streamed event, against nginx."""
+"""`python -m tests.bench`: one table of what relaying and recording cost, against nginx."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-import statistics
-import subprocess
+import os
+import platform
+import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import rigs
-from tests.bench.rigs import Rig
+from tests.bench import open_streams, recording, sections, workers
+from tests.bench.figures import Row, single
+from tests.bench.machine import Missing, Neighbours, biggest_disk, needs_disk
+from tests.bench.sections import Bench
 
-_SCRIPT = """
-wrk.method = "POST"
-wrk.body = '{"model":"gpt-4o-mini","messages":[{"role":"system","content":"'..string.rep("s", 2000)
-  ..'"},{"role":"user","content":"'..string.rep("u", 2900)..'"}]}'
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer sk-bench"
-wrk.headers["User-Agent"] = "OpenAI/Python 3.52.0"
-for _, name in ipairs({"Lang", "OS", "Arch", "Runtime", "Runtime-Version", "Package-Version",
-                       "Async", "Retry-Count", "Read-Timeout"}) do
-  wrk.headers["X-Stainless-"..name] = "0"
-end
-"""
-_ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-bench",
-        "object": "chat.completion",
-        "model": "gpt-4o-mini",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "a" * 2000},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 1200, "completion_tokens": 400, "total_tokens": 1600},
-    }
-)
-Measure = Callable[[Rig], float]
+SECTIONS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
+    "requests": sections.requests,
+    "streams": sections.streams,
+    "latency": sections.latency,
+    "tls": sections.tls,
+    "shadow": sections.shadow,
+    "workers": workers.workers,
+    "saturation": recording.saturation,
+    "pairs": recording.pairs,
+    "many-streams": open_streams.many_streams,
+}
+_LEAST_FREE: Final = 6 << 30  # what a section of rounds may write, and room for `warm_memory`
+
+_MOST_NEIGHBOURS: Final = 10.0  # percent of the machine
 
 
-class Requests:
-    """CPU microseconds of the proxy per request: wrk, 64 connections, 5 KB up, 2 KB down."""
-
-    def __init__(self, folder: Path, seconds: int) -> None:
-        self._script = folder / "post.lua"
-        self._script.write_text(_SCRIPT)
-        self._seconds = seconds
-
-    def __call__(self, rig: Rig) -> float:
-        command = ["taskset", "-c", str(rigs.OTHER_CORE), "wrk", "-t1", "-c64"]
-        command += [f"-d{self._seconds}", "-s", str(self._script)]
-        before = rigs.cpu_seconds(rig.pid)
-        done = subprocess.run(
-            [*command, f"http://127.0.0.1:{rig.port}/v1/chat/completions"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        used = rigs.cpu_seconds(rig.pid) - before
-        if "Non-2xx" in done or "Socket errors" in done:
-            raise RuntimeError(f"{rig.name}: {done}")
-        found = re.search(r"(\d+) requests in", done)
-        assert found is not None, done
-        return used * 1e6 / int(found[1])
-
-
-class Streams:
-    """CPU microseconds of the proxy per relayed event: 200 streams, 50 events a second each."""
-
-    def __init__(self, seconds: int, streams: int = 200) -> None:
-        self._seconds = seconds
-        self._streams = streams
-
-    def __call__(self, rig: Rig) -> float:
-        command = ["taskset", "-c", str(rigs.OTHER_CORE), sys.executable, "-m"]
-        command += ["tests.bench.streams", "client", str(rig.port)]
-        command += [str(self._streams), str(self._seconds)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-            assert client.stdout is not None
-            assert client.stdout.readline() == "go\n"
-            before = rigs.cpu_seconds(rig.pid)
-            said = json.loads(client.stdout.readline())
-            used = rigs.cpu_seconds(rig.pid) - before
-        return used * 1e6 / int(said["events"])
-
-
-def alternate(measure: Measure, tested: list[Rig], rounds: int) -> dict[str, list[float]]:
-    """Every rig in turn, round by round: drift of the machine hits all alike."""
-    for rig in tested:
-        measure(rig)  # caches, pools and the page cache are warm in use; measure that
-    figures: dict[str, list[float]] = {rig.name: [] for rig in tested}
-    for _ in range(rounds):
-        for rig in tested:
-            rigs.warm_memory(rig.folder)
-            figures[rig.name].append(measure(rig))
-    return figures
-
-
-def rows(what: str, figures: dict[str, list[float]]) -> list[tuple[str, ...]]:
-    base = figures["nginx"]
-    found: list[tuple[str, ...]] = []
-    for name, values in figures.items():
-        ratios = [value / other for value, other in zip(values, base, strict=True)]
-        found.append(
-            (what, name, f"{statistics.median(values):.1f}", f"{min(values):.1f}",
-             f"{max(values):.1f}", f"{statistics.median(ratios):.2f} x")
-        )  # fmt: skip
-    return found
+def _chosen(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
+    names = list(SECTIONS) if value is None else [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in SECTIONS:
+            raise click.BadParameter(f"{name!r}: choose from {', '.join(SECTIONS)}")
+    return names
 
 
 @click.command()
-@click.option("--rounds", default=9, show_default=True)
-@click.option(
-    "--seconds", default=2, type=click.IntRange(min=1), show_default=True, help="Of each round."
-)
-def main(rounds: int, seconds: int) -> None:
-    """Print CPU per unit of work of the proxy process, and its ratio to nginx."""
-    try:
-        rigs.needs("nginx", "wrk", "taskset")
-    except rigs.Missing as missing:
-        raise click.ClickException(str(missing)) from None
-    table = Table("what", "system", "median µs", "min", "max", "to nginx")
-    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as name:
-        for row in [
-            *_requests(Path(name), rounds, seconds),
-            *_streams(Path(name), rounds, seconds),
-        ]:
-            table.add_row(*row)
-    Console(width=120).print(table)
+@click.option("--only", callback=_chosen, metavar="A,B", help=f"Of: {', '.join(SECTIONS)}.")
+@click.option("--rounds", default=9, type=click.IntRange(min=1), show_default=True)
+@click.option("--seconds", default=2, type=click.IntRange(min=1), show_default=True,
+              help="Of each round.")  # fmt: skip
+@click.option("--pairs-seconds", default=60.0, show_default=True)
+@click.option("--pairs-rate", default=2000.0, show_default=True, help="Requests a second.")
+@click.option("--saturation-seconds", default=60.0, show_default=True)
+@click.option("--many-streams", default=2000, show_default=True, help="Streams open at once.")
+@click.option("--level-seconds", default=900.0, show_default=True,
+              help="Longest wait for the recorder.")  # fmt: skip
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
+              help="Where to write.  [default: the disk with the most room]")  # fmt: skip
+@click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the rows there, too.")  # fmt: skip
+def main(only: list[str], folder: Path | None, file: Path | None, **options: float) -> None:
+    """Print what the proxy costs, as ratios to nginx within this run.
+
+    Exit code 0 unless a section failed to run; then the others are printed all the same.
+    """
+    place = folder or biggest_disk()
+    failed: dict[str, str] = {}
+    found: list[Row] = []
+    for section in only:
+        try:
+            found += _run(section, place, options)
+        except Missing as missing:
+            failed[section] = f"needs {missing}"
+        except Exception as error:  # one that can't run must not cost the others' figures
+            traceback.print_exc()
+            notes = getattr(error, "__notes__", [])
+            failed[section] = "; ".join([f"{type(error).__name__}: {error}", *notes])
+    _show(found, failed)
+    if file is not None:
+        file.write_text(json.dumps(_document(found, failed, options), indent=1) + "\n")
+    sys.exit(bool(failed))
 
 
-def _rigs(stack: contextlib.ExitStack, folder: Path, upstream: int) -> list[Rig]:
-    return [
-        stack.enter_context(rigs.nginx_proxy(folder, upstream)),
-        stack.enter_context(rigs.understudy(folder, upstream, "--no-capture")),
-        stack.enter_context(rigs.understudy(folder, upstream)),
-    ]
+def _run(section: str, place: Path, options: dict[str, float]) -> list[Row]:
+    needs_disk(place, _LEAST_FREE)
+    with tempfile.TemporaryDirectory(prefix="understudy-bench-", dir=place) as folder:
+        progress = _progress(section)
+        free = shutil.disk_usage(place).free
+        progress(f"in {folder}, {free / 1e9:.0f} GB free")
+        bench = Bench(folder=Path(folder), progress=progress, **options)  # type: ignore[arg-type]
+        neighbours = Neighbours()
+        try:
+            found = SECTIONS[section](bench)
+        except Exception as error:
+            error.add_note(f"others used {neighbours.percent():.0f} % of the machine meanwhile")
+            raise
+        share = neighbours.percent()
+    note = "TOO BUSY: measure again" if share > _MOST_NEIGHBOURS else ""
+    return [*found, single(section, "used by others %", "machine", share, note)]
 
 
-def _requests(folder: Path, rounds: int, seconds: int) -> list[tuple[str, ...]]:
-    with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(rigs.constant(folder, _ANSWER))
-        tested = _rigs(stack, folder, upstream)
-        return rows("request", alternate(Requests(folder, seconds), tested, rounds))
+def _progress(section: str) -> Callable[[str], None]:
+    return lambda text: click.echo(f"{section}: {text}", err=True)
 
 
-def _streams(folder: Path, rounds: int, seconds: int) -> list[tuple[str, ...]]:
-    port = rigs.free_port()
-    command = [sys.executable, "-m", "tests.bench.streams", "upstream", str(port), "50"]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(rigs.process(command, rigs.OTHER_CORE))
-        rigs.listening(port)
-        tested = _rigs(stack, folder, port)
-        return rows("SSE event", alternate(Streams(seconds), tested, rounds))
+def _document(found: list[Row], failed: dict[str, str], options: dict[str, float]) -> object:
+    machine = {"cores": os.cpu_count(), "system": platform.platform(),
+               "python": platform.python_version()}  # fmt: skip
+    rows = [asdict(row) for row in found]
+    return {"machine": machine, "options": options, "rows": rows, "failed": failed}
+
+
+def _show(found: list[Row], failed: dict[str, str]) -> None:
+    table = Table("what", "system", "unit")
+    for title in ("median", "min", "max", "to nginx"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    last = ""
+    for row in found:
+        topic = row.what.partition(":")[0]
+        if last not in ("", topic):
+            table.add_section()
+        last = topic
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f} x"
+        figures = (_short(row.median), _short(row.low), _short(row.high), ratio)
+        table.add_row(row.what, row.system, row.unit, *figures, row.note)
+    Console(width=144).print(table)
+    for section, why in failed.items():
+        click.echo(f"{section} failed: {why}", err=True)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from bin import runtime
 from bin.standin import Standin
 from tests.e2e.harness import Sidecar, Upstream, fast_rollout, wait_for
 
@@ -74,3 +75,42 @@ def test_what_is_not_recorded_is_not_diverted(tmp_path: Path) -> None:
             assert set(sidecar.state["processes"]) == {"proxy"}
             assert ask(sidecar) == 200
             assert sidecar.health()["capture"] is None
+
+
+def test_runtime_folders_of_the_dead_are_removed_and_of_the_living_not(tmp_path: Path) -> None:
+    with Upstream(Standin()) as upstream:
+        policy = {"upstream": upstream.url}
+        dead = Sidecar(tmp_path / "dead", policy).start()
+        left = Path(dead.state["run_dir"])
+        assert dead.process is not None
+        dead.process.kill()
+        dead.process.wait(10)
+        assert left.is_dir()
+        with Sidecar(tmp_path / "first", policy) as first:
+            kept = Path(first.state["run_dir"])
+            assert not left.exists()
+            with Sidecar(tmp_path / "second", policy):
+                assert kept.is_dir() and ask(first) == 200
+        assert not kept.exists()
+
+
+def test_only_folders_that_a_dead_supervisor_owned_are_removed(tmp_path: Path) -> None:
+    dead, lock = runtime.make(tmp_path)
+    os.close(lock)  # as its death does
+    alive, lock = runtime.make(tmp_path)
+    assert not dead.exists()
+    foreign = tmp_path / "understudy-notes"
+    foreign.mkdir(0o700)  # no owner in it
+    public = tmp_path / "understudy-public"
+    public.mkdir()
+    (public / "owner").touch()
+    public.chmod(0o755)
+    link = tmp_path / "understudy-link"
+    link.symlink_to(public)
+    runtime.remove_dead(tmp_path)
+    assert {alive, foreign, public, link} == set(tmp_path.iterdir())
+    assert alive.stat().st_mode & 0o777 == 0o700
+    assert int((alive / "owner").read_text()) == os.getpid()
+    os.close(lock)
+    runtime.remove_dead(tmp_path)
+    assert not alive.exists()

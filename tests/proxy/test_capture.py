@@ -16,8 +16,11 @@ from policies.spool import SEGMENT_SUFFIX, Event, Kind, unpack
 from proxy.capture import Spool, Tape
 from proxy.heads import RequestHeads, response_of
 from proxy.redact import Redactor
+from proxy.routes import Route
 
-HEAD = RequestHeads(b"h").read(b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"])
+HEAD = RequestHeads(Route.to("http://h")).read(
+    b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"]
+)
 ABOUT = Redactor(bytes(32)).request(HEAD, "k")
 REPLY = response_of(200, b"OK", [(b"Content-Type", b"text/plain")], 5)
 

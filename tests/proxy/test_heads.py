@@ -17,6 +17,7 @@ from proxy.heads import (
     read_response,
     response_of,
 )
+from proxy.routes import Route
 
 HOST = (b"Host", b"app")
 
@@ -26,9 +27,9 @@ def request(
     version: str = "1.1",
     target: bytes = b"/v1/x",
     heads: RequestHeads | None = None,
-    prefix: bytes = b"",
+    prefix: str = "",
 ) -> RequestHead:
-    heads = heads or RequestHeads(b"api.openai.com", prefix)
+    heads = heads or RequestHeads(Route.to("https://api.openai.com" + prefix))
     names = tuple(name for name, _ in pairs)
     return heads.read(b"POST", target, version, names, [value for _, value in pairs])
 
@@ -117,7 +118,7 @@ def test_hop_by_hop_and_named_headers_are_dropped_and_the_rest_is_kept_as_it_cam
         (b"X-Empty", b""),
         (b"X-%s%%", b"100% %d %b"),
         (b"Transfer-Encoding", b"chunked"),
-        prefix=b"/base",
+        prefix="/base",
     )
     assert head.wire(0) == (
         b"POST /base/v1/x HTTP/1.1\r\nhOsT: api.openai.com\r\nX-One: 1\r\nx-one: caf\xe9\r\n"
@@ -126,7 +127,7 @@ def test_hop_by_hop_and_named_headers_are_dropped_and_the_rest_is_kept_as_it_cam
 
 
 def test_what_one_connection_header_names_is_kept_for_the_next_request() -> None:
-    heads = RequestHeads(b"h")
+    heads = RequestHeads(Route.to("https://h"))
     pairs = [HOST, (b"Connection", b"x-a"), (b"X-A", b"1"), (b"X-B", b"2")]
     assert b"X-A" not in request(*pairs, heads=heads).wire(0)
     pairs[1] = (b"Connection", b"x-b")

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.heads import RequestHeads, response_of
 from proxy.redact import Redactor
+from proxy.routes import Route
 
 SECRET = b"sk-canary-91ab"
 KEY = bytes(32)
@@ -15,7 +16,9 @@ KEY = bytes(32)
 def shown(*pairs: tuple[bytes, bytes]) -> list[list[str]]:
     names = tuple(name for name, _ in pairs)
     values = [value for _, value in pairs]
-    head = RequestHeads(b"h").read(b"GET", b"/", "1.1", (b"Host", *names), [b"app", *values])
+    head = RequestHeads(Route.to("http://h")).read(
+        b"GET", b"/", "1.1", (b"Host", *names), [b"app", *values]
+    )
     said = b"{" + Redactor(KEY).request(head, None)
     assert SECRET not in said
     found: list[list[str]] = orjson.loads(said)["headers"]
