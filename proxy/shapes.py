@@ -53,8 +53,8 @@ class Shape:
     their record, values of listed names as they are and all others hashed.
     """
 
-    __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed", "memo", "names",
-                 "places", "recorded", "template")  # fmt: skip
+    __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed", "memo",
+                 "names", "places", "recorded", "template")  # fmt: skip
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None = None) -> None:
         self.names = names

@@ -165,36 +165,39 @@ def watching(sidecar: Sidecar) -> Iterator[Watcher]:
 
 def test_a_worker_dies_under_load(tmp_path: Path) -> None:
     with Upstream(Standin(latency=0.01)) as upstream:
-        sidecar = Sidecar(tmp_path / "home", {"upstream": upstream.url, "workers": 2}).start()
-        started = dict(sidecar.state["processes"])
-        assert set(started) == {"recorder", "proxy:1", "proxy:2", "director"}
-        found = callers(sidecar, of_each=3)
-        others = [caller for caller in found if caller.worker == 2]
-        with watching(sidecar) as watcher, working(found):
-            wait_for("load", lambda: all(len(caller.finished) >= 20 for caller in found))
-            os.kill(started["proxy:1"], signal.SIGKILL)
-            died = time.monotonic()
-            wait_for("it is replaced", lambda: sidecar.pid("proxy:1") != started["proxy:1"], 5)
-            before = {id(caller): len(caller.finished) for caller in found}
-            wait_for(
-                "all go on",
-                lambda: all(len(caller.finished) >= before[id(caller)] + 20 for caller in found),
-            )
-            looked = watcher.looks
-            wait_for("metrics go on", lambda: watcher.looks > looked + 3)
-        assert [caller.errors for caller in others] == [[], [], []]
-        assert sum(len(caller.errors) for caller in found) <= 3
-        assert not any(isinstance(e, ConnectionRefusedError) for c in found for e in c.errors)
-        assert watcher.fell == []
-        assert sidecar.pid("proxy:2") == started["proxy:2"]
-        wait_for("both are up", lambda: up(sidecar) == [1, 1])
-        assert_status(sidecar)
-        for caller in callers(sidecar, of_each=1):
-            assert caller.ask(f"again-{caller.worker}") == 200
-            caller.close()
-        assert sidecar.stop() == 0
-        assert_recorded(sidecar, found, others, died)
-        assert "Traceback" not in sidecar.log.read_text()
+        policy = {"upstream": upstream.url, "workers": 2}
+        with Sidecar(tmp_path / "home", policy) as sidecar:
+            started = dict(sidecar.state["processes"])
+            assert set(started) == {"recorder", "proxy:1", "proxy:2", "director"}
+            found = callers(sidecar, of_each=3)
+            others = [caller for caller in found if caller.worker == 2]
+            with watching(sidecar) as watcher, working(found):
+                wait_for("load", lambda: all(len(caller.finished) >= 20 for caller in found))
+                os.kill(started["proxy:1"], signal.SIGKILL)
+                died = time.monotonic()
+                wait_for("it is replaced", lambda: sidecar.pid("proxy:1") != started["proxy:1"], 5)
+                before = {id(caller): len(caller.finished) for caller in found}
+                wait_for(
+                    "all go on",
+                    lambda: all(
+                        len(caller.finished) >= before[id(caller)] + 20 for caller in found
+                    ),
+                )
+                looked = watcher.looks
+                wait_for("metrics go on", lambda: watcher.looks > looked + 3)
+            assert [caller.errors for caller in others] == [[], [], []]
+            assert sum(len(caller.errors) for caller in found) <= 3
+            assert not any(isinstance(e, ConnectionRefusedError) for c in found for e in c.errors)
+            assert watcher.fell == []
+            assert sidecar.pid("proxy:2") == started["proxy:2"]
+            wait_for("both are up", lambda: up(sidecar) == [1, 1])
+            assert_status(sidecar)
+            for caller in callers(sidecar, of_each=1):
+                assert caller.ask(f"again-{caller.worker}") == 200
+                caller.close()
+            assert sidecar.stop() == 0
+            assert_recorded(sidecar, found, others, died)
+            assert "Traceback" not in sidecar.log.read_text()
 
 
 def up(sidecar: Sidecar) -> list[int]:
@@ -232,23 +235,23 @@ def assert_recorded(
 def test_all_workers_drain(tmp_path: Path) -> None:
     with Upstream(Standin(latency=1.5)) as upstream:
         policy = {"upstream": upstream.url}
-        sidecar = Sidecar(tmp_path / "home", policy, "--workers", "2").start()
-        found = callers(sidecar, of_each=2)
-        statuses: list[int] = []
-        threads = [
-            threading.Thread(target=lambda c=caller, n=number: statuses.append(c.ask(f"t{n}")))
-            for number, caller in enumerate(found)
-        ]
-        for thread in threads:
-            thread.start()
-        wait_for("all are on their way", lambda: upstream.counts["requests"] == 4)
-        assert sidecar.stop() == 0
-        for thread in threads:
-            thread.join()
-        for caller in found:
-            caller.close()
-        assert statuses == [200] * 4
-        assert recorded(sidecar) == Counter(f"t{number}" for number in range(4))
+        with Sidecar(tmp_path / "home", policy, "--workers", "2") as sidecar:
+            found = callers(sidecar, of_each=2)
+            statuses: list[int] = []
+            threads = [
+                threading.Thread(target=lambda c=caller, n=number: statuses.append(c.ask(f"t{n}")))
+                for number, caller in enumerate(found)
+            ]
+            for thread in threads:
+                thread.start()
+            wait_for("all are on their way", lambda: upstream.counts["requests"] == 4)
+            assert sidecar.stop() == 0
+            for thread in threads:
+                thread.join()
+            for caller in found:
+                caller.close()
+            assert statuses == [200] * 4
+            assert recorded(sidecar) == Counter(f"t{number}" for number in range(4))
 
 
 def test_the_admin_port_has_the_metrics_behind_its_token(tmp_path: Path) -> None:
