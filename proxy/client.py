@@ -119,8 +119,11 @@ class ClientConnection(asyncio.Protocol):
         self._relay.requests += 1
         if self._relay.traits(request.head).ours:
             return self._answer_ourselves(request)
+        if self._relay.limits.bounds_requests and request.refused is None:
+            request.refused = self._relay.overload(new_connection=False)
         request.exchange = Exchange(self, self._relay, request.head, request.length)
-        if request.head.expects_continue and not request.pieces and not request.ended:
+        waits = request.head.expects_continue and request.refused is None
+        if waits and not request.pieces and not request.ended:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.flush()
         return True

@@ -55,6 +55,10 @@ class Limits:
             return _overloaded("the memory it may use is in use", "limits.memory")
         return None
 
+    @property
+    def bounds_requests(self) -> bool:
+        return self.in_flight is not None or self.memory is not None
+
     def heavy(self, resident: int) -> bool:
         return self.memory is not None and resident >= self.memory
 
