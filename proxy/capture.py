@@ -1,7 +1,8 @@
 """Capture: events of exchanges into the spool, at next to no cost for the relay's loop.
 
-The loop appends records to a list; every 10 ms, or at 1 MiB, the list goes to the thread that
-writes segments. What can't be kept is dropped, and counted: bodies first, heads and endings last.
+A tape notes what happens, by reference. When the writes of the turn are out, notes become records;
+every 10 ms, or at 1 MiB, the records go to the thread that writes segments. What can't be kept is
+dropped, and counted: bodies first, heads and endings last.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -21,6 +23,7 @@ from policies.spool import Kind, Outcome
 from proxy.heads import ResponseHead
 from proxy.redact import Redactor
 from proxy.segments import Counters, SegmentWriter
+from proxy.writes import Writes
 
 _FLUSH_SECONDS: Final = 0.01
 _FLUSH_BYTES: Final = 1 << 20
@@ -30,10 +33,14 @@ _REQUEST_BODY: Final = int(Kind.REQUEST_BODY)
 _RESPONSE_BODY: Final = int(Kind.RESPONSE_BODY)
 _OPENED: Final = int(Kind.OPENED)
 _RESPONSE_HEAD: Final = int(Kind.RESPONSE_HEAD)
+_ROUTED: Final = int(Kind.ROUTED)
 _CLOSED: Final = int(Kind.CLOSED)
 _RECORD_BYTES: Final = spool.RECORD.size
 _record: Final = spool.RECORD.pack
 _monotonic: Final = time.monotonic
+
+
+Note = Callable[[int, "ExchangeTape", Any], None]
 
 
 class Tape(Protocol):
@@ -60,55 +67,41 @@ BLANK: Final = BlankTape()
 
 
 class ExchangeTape:
-    __slots__ = ("_bodies", "_cut", "_exchange", "_request", "_response", "_spool")
+    """Notes what happens, by reference; what is made of it waits until the peers are served."""
 
-    def __init__(self, spool_: Spool, exchange: bytes, bodies: bool) -> None:
-        self._spool = spool_
-        self._exchange = exchange
-        self._bodies = bodies
-        self._request = 0  # bytes seen
-        self._response = 0
-        self._cut: dict[str, str] | None = None
+    __slots__ = ("_note", "bodies", "cut", "exchange", "request_bytes", "response_bytes")
+
+    def __init__(self, note: Note, exchange: bytes, bodies: bool) -> None:
+        self._note = note
+        self.exchange = exchange
+        self.bodies = bodies  # are they kept?
+        self.request_bytes = 0  # seen
+        self.response_bytes = 0
+        self.cut: dict[str, str] | None = None
 
     def routed(self, to: str, why: str) -> None:
-        self._spool.add(Kind.ROUTED, self._exchange, orjson.dumps({"to": to, "why": why}))
+        self._note(_ROUTED, self, (to, why))
 
     def request_body(self, data: bytes) -> None:
-        size = self._request = self._request + len(data)
-        if self._bodies and ((size <= self._spool.body_limit and self._cut is None)
-                             or not self._cuts("request", size)):  # fmt: skip
-            self._spool.add(_REQUEST_BODY, self._exchange, data)
+        self._note(_REQUEST_BODY, self, data)
 
     def response_body(self, data: bytes) -> None:
-        size = self._response = self._response + len(data)
-        if self._bodies and ((size <= self._spool.body_limit and self._cut is None)
-                             or not self._cuts("response", size)):  # fmt: skip
-            self._spool.add(_RESPONSE_BODY, self._exchange, data)
-
-    def _cuts(self, side: str, size: int) -> bool:
-        """Once cut, a body stays cut: one with a hole would be read as whole."""
-        spool_ = self._spool
-        cut = self._cut or {}
-        if side not in cut and size > spool_.body_limit:
-            cut[side] = spool_.refuses_bodies or "limit"
-            self._cut = cut
-            spool_.counters.bodies_cut += 1
-        return side in cut
+        self._note(_RESPONSE_BODY, self, data)
 
     def response_head(self, head: ResponseHead) -> None:
-        headers = self._spool.redactor.response(head)
-        said = b'{"status":%d,"headers":%b}' % (head.status, headers)
-        self._spool.add(_RESPONSE_HEAD, self._exchange, said)
+        self._note(_RESPONSE_HEAD, self, head)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        said = b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
+        self._note(_CLOSED, self, (outcome, error))
+
+    def ending(self, outcome: Outcome, error: str | None) -> bytes:
+        return b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
             outcome.encode(),
             b"null" if error is None else orjson.dumps(error),
-            self._request,
-            self._response,
-            orjson.dumps(self._cut) if self._cut else b"{}",
+            self.request_bytes,
+            self.response_bytes,
+            orjson.dumps(self.cut) if self.cut else b"{}",
         )
-        self._spool.add(_CLOSED, self._exchange, said)
 
 
 class Spool:
@@ -120,6 +113,7 @@ class Spool:
         policy: CapturePolicy,
         redactor: Redactor,
         loop: asyncio.AbstractEventLoop,
+        writes: Writes,
     ) -> None:
         self.redactor = redactor
         self.counters = Counters()
@@ -127,7 +121,9 @@ class Spool:
         self.body_limit = policy.body_bytes
         self._policy_limit = policy.body_bytes
         self._loop = loop
+        self._writes = writes
         self._ids = _Ids()
+        self._noted: list[tuple[int, ExchangeTape, Any]] = []
         self._records: list[bytes] = []
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -135,22 +131,63 @@ class Spool:
 
     def open(self, about: bytes, bodies: bool) -> tuple[bytes, Tape]:
         """A new exchange: its id and its tape. `about`: what `Redactor.request` said of it."""
-        counters = self.counters
-        counters.exchanges += 1
         exchange = self._ids.next()
-        self.add(_OPENED, exchange, b'{"seq":%d,"at":%.6f,%b' % (
-            counters.exchanges, time.time(), about,
-        ))  # fmt: skip
-        return exchange, ExchangeTape(self, exchange, bodies)
+        tape = ExchangeTape(self._note, exchange, bodies)
+        self._note(_OPENED, tape, about)
+        return exchange, tape
 
-    def add(self, kind: int, exchange: bytes, payload: bytes) -> None:
-        size = len(payload)
-        self._records += (_record(size, kind, exchange, _monotonic()), payload)
-        self._waiting += size + _RECORD_BYTES
+    def _note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
+        if not self._noted:
+            self._writes.then(self.settle)
+        self._noted.append((kind, tape, what))
+
+    # -- from notes to records
+
+    def settle(self) -> None:
+        """Make records of what was noted."""
+        noted, self._noted = self._noted, []
+        at = _monotonic()
+        for kind, tape, what in noted:
+            if kind == _RESPONSE_BODY:
+                tape.response_bytes += len(what)
+                if not self._keeps(tape, "response", tape.response_bytes):
+                    continue
+            elif kind == _REQUEST_BODY:
+                tape.request_bytes += len(what)
+                if not self._keeps(tape, "request", tape.request_bytes):
+                    continue
+            else:
+                what = self._said(kind, tape, what)
+            self._records += (_record(len(what), kind, tape.exchange, at), what)
+            self._waiting += len(what) + _RECORD_BYTES
+            if self._waiting > _FLUSH_BYTES:
+                self._much_waiting()
         if self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_SECONDS, self._flush)
-        elif self._waiting > _FLUSH_BYTES:
-            self._much_waiting()
+
+    def _keeps(self, tape: ExchangeTape, side: str, size: int) -> bool:
+        """Once cut, a body stays cut: one with a hole would be read as whole."""
+        if not tape.bodies:
+            return False
+        if tape.cut is None:
+            if size <= self.body_limit:
+                return True
+            tape.cut = {}
+        if side not in tape.cut and size > self.body_limit:
+            tape.cut[side] = self.refuses_bodies or "limit"
+            self.counters.bodies_cut += 1
+        return side not in tape.cut
+
+    def _said(self, kind: int, tape: ExchangeTape, what: Any) -> bytes:
+        if kind == _RESPONSE_HEAD:
+            return b'{"status":%d,"headers":%b}' % (what.status, self.redactor.response(what))
+        if kind == _CLOSED:
+            return tape.ending(*what)
+        if kind == _OPENED:
+            self.counters.exchanges += 1
+            return b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, time.time(), what)
+        to, why = what
+        return orjson.dumps({"to": to, "why": why})
 
     def _much_waiting(self) -> None:
         if not self._writer.busy:
@@ -182,6 +219,7 @@ class Spool:
 
     def close(self) -> None:
         """Write all that is left, and block until it is written: only when the work is done."""
+        self.settle()
         if self._timer is not None:
             self._timer.cancel()
         self._writer.close(self._records)

@@ -166,8 +166,8 @@ class Exchange:
     def _begin(self, connection: UpstreamConnection) -> None:
         self._upstream = connection
         head = self._head
-        connection.begin(self, head.method, head.wire(self._length), head.upgrade)
-        self._send_body()
+        data = head.wire(self._length) + self._take_body()
+        connection.begin(self, head.method, data, head.upgrade)
         connection.pause(self.client.write_full)
 
     def _send_body(self) -> None:

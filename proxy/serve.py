@@ -59,14 +59,15 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
     dialer = Dialer(WayOut.of(**settings.way_out), Listeners.of(settings.listening))
-    pool = Pool(Writes(loop), dialer, policy.timeouts, policy.connections)
+    writes = Writes(loop)
+    pool = Pool(writes, dialer, policy.timeouts, policy.connections)
     # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
     plan_file = settings.home.plan if policy.capture.enabled else None
     watch = Watch(plan_file, settings.home.kill)
     spool = None
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
-        spool = Spool(folder, policy.capture, redactor, loop)
+        spool = Spool(folder, policy.capture, redactor, loop, writes)
     routes = Routes.of(policy)
     return Relay(
         routes=routes,

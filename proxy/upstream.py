@@ -57,16 +57,16 @@ class UpstreamConnection(asyncio.Protocol):
     # -- for the pool's callers
 
     def begin(self, receiver: Receiver, method: bytes, data: bytes, upgrade: bytes = b"") -> None:
-        """Send the head (and what body is there) of the next call."""
+        """Send the head, and what body is there, of the next call."""
         self.receiver = receiver
         self._reader.begin(method, upgrade)
         self.last_read = time.monotonic()
         self.send(data)
 
     def send(self, data: bytes) -> None:
-        if not self._out:
-            self._pool.writes.add(self)
         self._out.append(data)
+        if len(self._out) == 1:
+            self._pool.writes.add(self)
 
     def flush(self) -> None:
         out, self._out = self._out, []

@@ -1,15 +1,19 @@
-"""Writes of one turn of the loop, done together at its end.
+"""Writes of one turn of the loop, and what can wait until they are done.
 
 Each write to a peer that sleeps wakes it: an interrupt to another core, dearer than all our own
 work on a request. Peers that are served one after the other, with our work in between, go to sleep
-each time; served in one go they are still awake. With one connection there is nothing to wait for:
-the turn ends at once.
+each time; served in one go they are still awake. So in a crowd writes wait for the end of the turn.
+With few connections there is nothing to wait for, and they go out at once. Either way work that no
+peer waits for comes after them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
+
+_CROWD: Final = 2  # more writes than that in a turn
 
 
 class Writer(Protocol):
@@ -26,14 +30,39 @@ def write_out(transport: asyncio.WriteTransport, out: list[bytes]) -> None:
 class Writes:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._turn = False  # has anything come in this turn?
+        self._crowded = False  # did the last turn have many?
+        self._count = 0
         self._due: list[Writer] = []
+        self._after: list[Callable[[], None]] = []
 
     def add(self, writer: Writer) -> None:
-        if not self._due:
-            self._loop.call_soon(self._flush)
-        self._due.append(writer)
+        """`writer` has something to write."""
+        if not self._turn:
+            self._begin_turn()
+        self._count += 1
+        if self._crowded:
+            self._due.append(writer)
+        else:
+            writer.flush()
 
-    def _flush(self) -> None:
+    def then(self, work: Callable[[], None]) -> None:
+        """Do this when the writes of this turn are out."""
+        if not self._turn:
+            self._begin_turn()
+        self._after.append(work)
+
+    def _begin_turn(self) -> None:
+        self._turn = True
+        self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn = False
+        self._crowded = self._count > _CROWD
+        self._count = 0
         due, self._due = self._due, []
         for writer in due:
             writer.flush()
+        after, self._after = self._after, []
+        for work in after:
+            work()

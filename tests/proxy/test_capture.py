@@ -17,6 +17,7 @@ from proxy.capture import Spool, Tape
 from proxy.heads import RequestHeads, response_of
 from proxy.redact import Redactor
 from proxy.routes import Route
+from proxy.writes import Writes
 
 HEAD = RequestHeads(Route.to("http://h")).read(
     b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"]
@@ -31,7 +32,7 @@ def spooled(tmp_path: Path, play: Callable[[Spool], Any], **policy: Any) -> list
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop)
+        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop, Writes(loop))
         try:
             if asyncio.iscoroutine(waiting := play(spool)):
                 await waiting
@@ -97,6 +98,7 @@ def test_a_body_over_the_limit_is_cut_and_stays_cut(tmp_path: Path) -> None:
             tape.response_body(piece)
         tape.request_body(b"small")
         tape.closed("upstream_reset", 'a "reason"')
+        spool.settle()
         assert spool.counters.bodies_cut == 1
 
     events = spooled(tmp_path, play, body_bytes=100)
