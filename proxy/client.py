@@ -17,7 +17,7 @@ from proxy.exchange import Exchange
 from proxy.heads import Refused, ResponseHead, chunk
 from proxy.relay import Relay
 from proxy.request_reader import Request, RequestReader
-from proxy.writes import write_out
+from proxy.writes import AT_ONCE, write_out
 
 # A closed client and one that only closed its sending side look the same. An answer that is on its
 # way may still arrive for this long; then the client counts as gone and the upstream is let go.
@@ -220,6 +220,8 @@ class ClientConnection(asyncio.Protocol):
             self._out.append(chunk(pieces))
         else:
             self._out += pieces
+        if sum(map(len, pieces)) >= AT_ONCE:
+            self.flush()
 
     def reply_ended(self, exchange: Exchange) -> None:
         if self._chunked_reply:

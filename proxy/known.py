@@ -81,13 +81,14 @@ class KnownRequests:
 def _may_be_known(head: RequestHead) -> bool:
     """Not what needs the parser for its body, an answer of its own, or ends the connection."""
     shape = head.shape
-    connection = head.values[shape.connection] if shape.connection >= 0 else b""
+    # The parser heeds every Connection header, and Proxy-Connection as one of them.
+    named = (*shape.places.get(b"connection", ()), *shape.places.get(b"proxy-connection", ()))
     return (
         head.http11
         and head.length != CHUNKED
         and not head.expects_continue
         and b"upgrade" not in shape.places
-        and connection in _KEEPS
+        and all(head.values[place] in _KEEPS for place in named)
     )
 
 
@@ -165,7 +166,8 @@ class KnownReplies:
         if end < 0 or end > _MOST_BYTES or not keeps_alive or self._compiled >= _MOST_COMPILED:
             return
         line = data[: data.find(b"\r\n")]
-        if head.status in (101, 204, 304) or not line.startswith(b"HTTP/1.1 %d" % head.status):
+        # With the space behind the status: a reply may lack it, we must not (RFC 9112 section 4).
+        if head.status in (101, 204, 304) or not line.startswith(b"HTTP/1.1 %d " % head.status):
             return
         names = head.shape.names
         values = head.shape.every(head.values)

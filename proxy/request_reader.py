@@ -152,9 +152,6 @@ class RequestReader:
             self.stop(refusal_of(error))
             return
         if fresh and self._read is not None:
-            if data.startswith(self._read.method + b"  "):  # RFC 9112 section 3: a single space
-                self.stop(Refused(400, "bad_request", "two spaces in the request line"))
-                return
             self._shared.known.learn(data, self._read)
         # Of heads, trailers and chunk extensions: whatever is read and is no body.
         flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS

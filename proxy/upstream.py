@@ -11,7 +11,7 @@ from proxy.heads import UNTIL_CLOSE, Refused, ResponseHead
 from proxy.known import KnownReplies
 from proxy.origin import Origin
 from proxy.reply_reader import ReplyReader
-from proxy.writes import Writes, write_out
+from proxy.writes import AT_ONCE, Writes, write_out
 
 
 class Keeper(Protocol):
@@ -67,6 +67,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._out.append(data)
         if len(self._out) == 1:
             self._pool.writes.add(self)
+        if len(data) >= AT_ONCE:
+            self.flush()
 
     def flush(self) -> None:
         out, self._out = self._out, []

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 _CROWD: Final = 2  # more writes than that in a turn
+# So much is written at once, crowd or not: libuv reads a socket up to 32 times in a turn, 256 KiB
+# each, and only a write that does not go through makes it stop.
+AT_ONCE: Final = 64 * 1024
 
 
 class Writer(Protocol):
