@@ -11,7 +11,6 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,7 +22,7 @@ from policies.spool import Kind, Outcome
 from proxy.heads import ResponseHead
 from proxy.redact import Redactor
 from proxy.segments import Counters, SegmentWriter
-from proxy.writes import Writes
+from proxy.writes import AT_ONCE, Writes
 
 _FLUSH_SECONDS: Final = 0.01
 _FLUSH_BYTES: Final = 1 << 20
@@ -38,9 +37,6 @@ _CLOSED: Final = int(Kind.CLOSED)
 _RECORD_BYTES: Final = spool.RECORD.size
 _record: Final = spool.RECORD.pack
 _monotonic: Final = time.monotonic
-
-
-Note = Callable[[int, "ExchangeTape", Any], None]
 
 
 class Tape(Protocol):
@@ -67,12 +63,13 @@ BLANK: Final = BlankTape()
 
 
 class ExchangeTape:
-    """Notes what happens, by reference; what is made of it waits until the peers are served."""
+    """Notes what happens, by reference; what is made of it waits until the peers are served. Not
+    so large pieces: a turn may bring megabytes of them."""
 
-    __slots__ = ("_note", "bodies", "cut", "exchange", "request_bytes", "response_bytes")
+    __slots__ = ("_spool", "bodies", "cut", "exchange", "request_bytes", "response_bytes")
 
-    def __init__(self, note: Note, exchange: bytes, bodies: bool) -> None:
-        self._note = note
+    def __init__(self, spool_: Spool, exchange: bytes, bodies: bool) -> None:
+        self._spool = spool_
         self.exchange = exchange
         self.bodies = bodies  # are they kept?
         self.request_bytes = 0  # seen
@@ -80,19 +77,32 @@ class ExchangeTape:
         self.cut: dict[str, str] | None = None
 
     def routed(self, to: str, why: str) -> None:
-        self._note(_ROUTED, self, (to, why))
+        self._spool.note(_ROUTED, self, (to, why))
 
     def request_body(self, data: bytes) -> None:
-        self._note(_REQUEST_BODY, self, data)
+        if self._keeps("request"):
+            self._spool.note(_REQUEST_BODY, self, data)
+            if len(data) >= AT_ONCE:
+                self._spool.settle()
+        else:
+            self.request_bytes += len(data)
 
     def response_body(self, data: bytes) -> None:
-        self._note(_RESPONSE_BODY, self, data)
+        if self._keeps("response"):
+            self._spool.note(_RESPONSE_BODY, self, data)
+            if len(data) >= AT_ONCE:
+                self._spool.settle()
+        else:
+            self.response_bytes += len(data)
+
+    def _keeps(self, side: str) -> bool:
+        return self.bodies and (self.cut is None or side not in self.cut)
 
     def response_head(self, head: ResponseHead) -> None:
-        self._note(_RESPONSE_HEAD, self, head)
+        self._spool.note(_RESPONSE_HEAD, self, head)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        self._note(_CLOSED, self, (outcome, error))
+        self._spool.note(_CLOSED, self, (outcome, error))
 
     def ending(self, outcome: Outcome, error: str | None) -> bytes:
         return b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
@@ -132,11 +142,11 @@ class Spool:
     def open(self, about: bytes, bodies: bool) -> tuple[bytes, Tape]:
         """A new exchange: its id and its tape. `about`: what `Redactor.request` said of it."""
         exchange = self._ids.next()
-        tape = ExchangeTape(self._note, exchange, bodies)
-        self._note(_OPENED, tape, about)
+        tape = ExchangeTape(self, exchange, bodies)
+        self.note(_OPENED, tape, about)
         return exchange, tape
 
-    def _note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
+    def note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
         if not self._noted:
             self._writes.then(self.settle)
         self._noted.append((kind, tape, what))
@@ -146,6 +156,8 @@ class Spool:
     def settle(self) -> None:
         """Make records of what was noted."""
         noted, self._noted = self._noted, []
+        if self.refuses_bodies == "high_water" and not self._writer.high_water:
+            self._refuse_bodies(None)
         at = _monotonic()
         for kind, tape, what in noted:
             if kind == _RESPONSE_BODY:

@@ -7,6 +7,7 @@ one write. Pipelined requests wait, with reading paused, until it is their turn.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 import time
@@ -82,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
             if request.exchange is not None:
                 request.exchange.client_gone(error)
         self._requests.clear()
+        self._reader.close()
 
     def pause_writing(self) -> None:
         self.write_full = True
@@ -122,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
         if self._relay.limits.bounds_requests and request.refused is None:
             request.refused = self._relay.overload(new_connection=False)
         request.exchange = Exchange(self, self._relay, request.head, request.length)
-        waits = request.head.expects_continue and request.refused is None
+        waits = request.head.expects_continue and request.head.http11 and request.refused is None
         if waits and not request.pieces and not request.ended:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.flush()
@@ -180,6 +182,7 @@ class ClientConnection(asyncio.Protocol):
         )
         if pause != self._paused:
             self._paused = pause
+            self._last_read = time.monotonic()  # not the client's silence, while nothing is read
             (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def pause_for_upstream(self, full: bool) -> None:
@@ -283,18 +286,27 @@ class ClientConnection(asyncio.Protocol):
         elif self._requests:
             asyncio.get_running_loop().call_soon(self._advance)
         else:
-            self._idle = True
-            self._last_read = time.monotonic()
-            self.update_reading()
+            self._wait_for_next()
+
+    def _wait_for_next(self) -> None:
+        self._idle = True
+        self._last_read = time.monotonic()
+        self.update_reading()
 
     def _read_early(self) -> None:
-        self.data_received(self._reader.take_early())
+        early = self._reader.take_early()
+        self._wait_for_next()
+        if early:
+            self.data_received(early)
 
     # -- time
 
     def check(self, now: float) -> None:
         """Called every 250 ms."""
         if self._gone_at is not None and now > self._gone_at:
+            self._transport.abort()
+            return
+        if self._paused and self._is_reset():
             self._transport.abort()
             return
         if self._requests and self._requests[0].exchange is not None:
@@ -311,6 +323,12 @@ class ClientConnection(asyncio.Protocol):
                 self._time_out("the rest of the request did not arrive in time")
         elif silent > timeouts.client_head:
             self._time_out("the request's head did not arrive in time")
+
+    def _is_reset(self) -> bool:
+        """Nothing is read, so the loop does not see it."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return bool(poll.poll(0))
 
     def _time_out(self, message: str) -> None:
         if not self._requests:

@@ -126,11 +126,12 @@ class Exchange:
         """Has the upstream been silent too long? Once the whole request is with it, or while it
         takes no more of it: a client that leaves then is not seen, for nothing is read."""
         upstream = self._upstream
-        if self.done or upstream is None or self.switched:
+        if self.done or upstream is None:
             return
-        since = self.waiting_since if self.request_ended else self._stuck_since
-        if since is None:
-            return
+        waits = self.request_ended and not self.switched
+        since = self.waiting_since if waits else self._stuck_since
+        if since is None or (waits and self.client.write_full):
+            return  # it is the client that takes its time
         if now - max(upstream.last_read, since) > self.relay.timeouts.upstream_idle:
             self.response_lost(
                 Refused(504, "upstream_idle_timeout", "the upstream sent nothing for too long")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.routes import Route
-from proxy.shapes import HOP, MOST_SHAPES, Names, RequestShape, Shape, Values
+from proxy.shapes import HOP, MOST_SHAPES, Names, RequestShape, Shape, Values, keep
 
 if TYPE_CHECKING:
     from proxy.relay import Traits
@@ -31,6 +31,7 @@ MOST_TARGET: Final = 16 * 1024
 _NEVER_HOP: Final = re.compile(rb"authorization|host|cookie|content-.*")
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close", b""))
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:\d*)?|\[[0-9A-Fa-f:.]+\](:\d*)?")
+_LONGEST_HOST: Final = 255 + len(":65535")
 _LENGTH: Final = re.compile(rb"\d{1,18}")
 # HTTP itself in another version, or TLS: what follows would be no business of this connection's.
 _NO_UPGRADE: Final = re.compile(rb"(?i)h2c?|https?(/.*)?|tls(/.*)?")
@@ -200,7 +201,7 @@ class RequestHeads:
     def _check_host(self, host: bytes) -> None:
         if host in self._good_hosts:
             return
-        if not _HOST.fullmatch(host):
+        if len(host) > _LONGEST_HOST or not _HOST.fullmatch(host):
             raise _bad("the Host header is not a host")
         if len(self._good_hosts) < MOST_SHAPES:
             self._good_hosts.add(host)
@@ -211,10 +212,7 @@ class RequestHeads:
             if _NEVER_HOP.fullmatch(name):
                 raise _bad(f"Connection must not name {name.decode('latin-1')}")
         shape = RequestShape(names, named, self._host)
-        if len(self._shapes) >= MOST_SHAPES:
-            self._shapes.clear()
-        self._shapes[names, connection] = shape
-        return shape
+        return keep(self._shapes, names, connection, shape)
 
 
 class ResponseHead:
@@ -257,10 +255,7 @@ def response_shape(names: Names, connection: bytes = b"") -> Shape:
     shape = _response_shapes.get((names, connection))
     if shape is None:
         named = {part.strip().lower() for part in connection.split(b",")} - _KEPT
-        shape = Shape(names, HOP | named)
-        if len(_response_shapes) >= MOST_SHAPES:
-            _response_shapes.clear()
-        _response_shapes[names, connection] = shape
+        shape = keep(_response_shapes, names, connection, Shape(names, HOP | named))
     return shape
 
 
@@ -319,12 +314,9 @@ def _broken(message: str) -> Refused:
     return Refused(502, "bad_upstream_reply", message)
 
 
-def is_too_large(names: list[bytes], values: list[bytes], read: int) -> bool:
-    """`read`: bytes read since the last body. Only when they are many is it worth adding up."""
+def is_too_large(names: list[bytes], values: list[bytes]) -> bool:
     if len(names) > MOST_HEADERS:
         return True
-    if read <= MOST_HEAD_BYTES:
-        return False
     return sum(map(len, names)) + sum(map(len, values)) + 4 * len(names) > MOST_HEAD_BYTES
 
 

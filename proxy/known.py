@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.heads import CHUNKED, RequestHead, ResponseHead
+from proxy.heads import CHUNKED, MOST_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.shapes import HOP, Names, Shape, Texts
 
 _MOST_BYTES: Final = 8 * 1024  # of a head worth remembering
@@ -154,7 +154,7 @@ class KnownReplies:
         replies = self._replies
         for index, reply in enumerate(replies):
             match = reply.match(data)
-            if match is not None:
+            if match is not None and match.end() <= MOST_HEAD_BYTES:
                 if index:  # the likeliest first
                     replies.insert(0, replies.pop(index))
                 return reply.head(match), match.end()

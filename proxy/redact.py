@@ -11,14 +11,13 @@ from typing import Final
 import orjson
 
 from proxy.heads import RequestHead, ResponseHead
-from proxy.shapes import Shape, Texts, Values
+from proxy.shapes import Shape, Values
 
 _LISTED_QUERY: Final = frozenset(
     b"api-version after before limit order include beta stream model purpose".split()
 )
 _MOST_CACHED: Final = 8192
 _LONGEST_CACHED: Final = 512
-_MOST_REMEMBERED: Final = 32  # whole heads per shape; of up to 64 KiB each
 
 
 class _Cache(dict[bytes, bytes]):
@@ -71,22 +70,10 @@ class Redactor:
 
     def _lists(self, shape: Shape, values: Values) -> bytes:
         """JSON: a list of [name, value] pairs, listed names first."""
-        listed, unlisted = shape.listed(values), shape.hidden(values)
-        if shape.memo is None:
-            return self._headers(shape, listed, unlisted)
-        found = shape.memo.get((listed, unlisted))
-        if found is None:
-            found = self._headers(shape, listed, unlisted)
-            if len(shape.memo) >= _MOST_REMEMBERED:
-                shape.memo.clear()
-            shape.memo[listed, unlisted] = found
-        return found
-
-    def _headers(self, shape: Shape, listed: Texts, unlisted: Texts) -> bytes:
         shown, hidden = self._shown, self._hidden
         return shape.json % (
-            *[shown.get(v) or self._show(v) for v in listed],
-            *[hidden.get(v) or self._hide(v) for v in unlisted],
+            *[shown.get(v) or self._show(v) for v in shape.listed(values)],
+            *[hidden.get(v) or self._hide(v) for v in shape.hidden(values)],
         )
 
     def target(self, target: bytes) -> bytes:

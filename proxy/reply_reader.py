@@ -95,6 +95,11 @@ class ReplyReader:
         self.head = None
         self.pieces = []
 
+    def close(self) -> None:
+        """Nothing more comes. The parser and its reader hold each other, and what was read with
+        them: for longer than memory lasts, if left to the collector."""
+        del self._parser
+
     # -- without the parser
 
     def _begin_known(self, head: ResponseHead, data: bytes, end: int) -> None:
@@ -205,7 +210,7 @@ class ReplyReader:
         status = self._parser.get_status_code()
         if self.ended or (100 <= status < 200 and status != 101):
             return
-        if is_too_large(names, values, self._head_bytes):
+        if is_too_large(names, values):
             raise Refused(502, "bad_upstream_reply", _TOO_LARGE)
         self.head = read_response(
             status,
@@ -215,7 +220,9 @@ class ReplyReader:
             values,
             self._method,
         )
-        if status == 101 and not _agrees(self.head, self._offered):
+        # Without `Connection: upgrade` it switches nothing (RFC 9110 section 7.8).
+        agreed = self._parser.should_upgrade() and _agrees(self.head, self._offered)
+        if status == 101 and not agreed:
             self.head = None
             raise Refused(502, "bad_upstream_reply", _UNASKED)
         self.length = self.head.length

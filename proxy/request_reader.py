@@ -76,7 +76,7 @@ class RequestReader:
         self._values: list[bytes] = []
         self._head_bytes = 0
         self._body_follows = False  # see `_go_on`
-        self._read: RequestHead | None = None  # the first head of this read
+        self._read: RequestHead | None = None  # the first head of this read, if it may be learnt
 
     def feed(self, data: bytes) -> None:
         while data:
@@ -103,6 +103,11 @@ class RequestReader:
             self.requests.append(self.incoming)
         self.incoming.refused = why
         self.incoming = None
+
+    def close(self) -> None:
+        """Nothing more comes. The parser and its reader hold each other, and what was read with
+        them: for longer than memory lasts, if left to the collector."""
+        del self._parser
 
     def take_early(self) -> bytes:
         """What came behind an offer to upgrade, now that it is decided."""
@@ -159,12 +164,14 @@ class RequestReader:
             self.stop(Refused(*_TOO_LARGE))
 
     def _feed_parser(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._go_on(data[upgrade.args[0] :])
 
-    def _go_on(self, rest: bytes) -> None:
+    def _go_on(self, rest: bytes) -> bytes:
         """The parser takes what follows an offer to upgrade for another protocol. The offer may be
         refused (RFC 9110 section 7.8): keep the rest until that is known. An offer that we don't
         pass on is refused as it stands: a new parser goes on, where a body begins if need be."""
@@ -173,11 +180,10 @@ class RequestReader:
         if request.head is not None and request.head.upgrade:
             request.early = rest
             self.incoming = request
-            return
+            return b""
         if self._body_follows and request.head is not None:
             self._parser.feed_data(request.head.framing_only())
-        if rest:
-            self._feed_parser(rest)
+        return rest
 
     # -- httptools callbacks
 
@@ -206,7 +212,7 @@ class RequestReader:
         request.keep_alive = self._parser.should_keep_alive()
         request.head = self._head(names, values)
         request.length = request.head.length
-        if self._read is None:
+        if self._read is None and request.keep_alive:
             self._read = request.head
 
     def on_body(self, data: bytes) -> None:
@@ -228,7 +234,7 @@ class RequestReader:
     def _head(self, names: list[bytes], values: list[bytes]) -> RequestHead:
         if len(self._target) > MOST_TARGET:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if is_too_large(names, values, self._head_bytes):
+        if is_too_large(names, values):
             raise Refused(*_TOO_LARGE)
         head = self._shared.heads(self._target).read(
             self._parser.get_method(),

@@ -57,6 +57,7 @@ class SegmentWriter:
         self._segment: _Segment | None = None
         self._warned = 0.0
         self._synced = time.monotonic()
+        self._due = False  # is anything to be synced?
         self._looked = 0.0
         self._alive: int | None = None
         self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
@@ -87,35 +88,44 @@ class SegmentWriter:
         self._alive = alive
 
     def _run(self) -> None:
-        while (records := self._queue.get()) is not None:
+        while (records := self._next()) is not None:
             try:
                 self._write(records)
             except OSError as error:
                 self._lost(records, error)
-            self.busy = False
+            if records:
+                self.busy = False
         if self._segment is not None:
             self._segment.file.close()
 
+    def _next(self) -> list[bytes] | None:
+        """The next batch; an empty one when a quiet spool is to be looked after."""
+        try:
+            return self._queue.get(timeout=_LOOK_SECONDS if self.high_water or self._due else None)
+        except queue.Empty:
+            return []
+
     def _write(self, records: list[bytes]) -> None:
-        if not records:
-            return
-        self._open_run()
-        segment = self._segment or self._next_segment()
-        joined = b"".join(records)
-        segment.size += _write_all(segment.file.fileno(), [spool.seal(joined), joined])
-        self._sync(segment)
+        if records:
+            self._open_run()
+            segment = self._segment or self._next_segment()
+            joined = b"".join(records)
+            segment.size += _write_all(segment.file.fileno(), [spool.seal(joined), joined])
+            self._due = self._policy.fsync != "none"
+        self._sync()
         # At high water soon: only whole segments can be deleted, and make room.
-        look = self.high_water and time.monotonic() - self._looked >= _LOOK_SECONDS
-        if segment.size >= _SEGMENT_BYTES or look:
+        full = self._segment is not None and self._segment.size >= _SEGMENT_BYTES
+        if full or (self.high_water and time.monotonic() - self._looked >= _LOOK_SECONDS):
             self._end_segment()
 
-    def _sync(self, segment: _Segment) -> None:
-        if self._policy.fsync == "none":
+    def _sync(self) -> None:
+        if not self._due or self._segment is None:
             return
         now = time.monotonic()
         if self._policy.fsync == "always" or now - self._synced >= _FSYNC_SECONDS:
-            os.fdatasync(segment.file.fileno())
+            os.fdatasync(self._segment.file.fileno())
             self._synced = now
+            self._due = False
 
     def _next_segment(self) -> _Segment:
         """A file that the recorder has read and wiped is written over: its pages are there
@@ -135,6 +145,9 @@ class SegmentWriter:
         """The next batch starts a new file, so that the recorder can delete this one."""
         if self._segment is not None:
             self._segment.file.truncate(self._segment.size)  # a wiped file may have been longer
+            if self._due:
+                os.fdatasync(self._segment.file.fileno())
+                self._due = False
             self._segment.file.close()
             self._segment = None
         self._looked = time.monotonic()
@@ -158,6 +171,7 @@ class SegmentWriter:
         self._counters.records_dropped += len(records) // 2
         self._counters.last_error = str(error)
         segment, self._segment = self._segment, None
+        self._due = False
         if segment is not None:
             try:
                 segment.file.truncate(segment.size)

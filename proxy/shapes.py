@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeVar
 
 Names = tuple[bytes, ...]
 # By place: header by header, or group by group of the pattern that a head has matched.
 Values = Sequence[bytes] | re.Match[bytes]
 Texts = tuple[bytes, ...]
 Pick = Callable[[Values], Texts]
+S = TypeVar("S", bound="Shape")
 
-MOST_SHAPES: Final = 1024
+MOST_SHAPES: Final = 256
+_LONGEST_KEPT: Final = 4096  # bytes of names: more is no app's habit
 HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate",
      b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade",
@@ -48,20 +50,26 @@ def _picker(indexes: list[int]) -> Pick:
     return itemgetter(*indexes)
 
 
+def keep(shapes: dict[tuple[Names, bytes], S], names: Names, connection: bytes, made: S) -> S:
+    if len(shapes) >= MOST_SHAPES:
+        shapes.clear()
+    if sum(map(len, names)) + len(connection) <= _LONGEST_KEPT:
+        shapes[names, connection] = made
+    return made
+
+
 class Shape:
     """`template % kept(values)` are the headers to send on; `json % (values of listed, hidden)` is
     their record, values of listed names as they are and all others hashed.
     """
 
-    __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed", "memo",
+    __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed",
                  "names", "places", "recorded", "template")  # fmt: skip
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None = None) -> None:
         self.names = names
         self.dropped = dropped
         self.host_sent = host
-        # Records by values: an app's requests carry the same ones again and again, replies don't.
-        self.memo: dict[tuple[Texts, Texts], bytes] | None = None
         lower = [name.lower() for name in names]
         self.places: dict[bytes, list[int]] = {}
         for index, name in enumerate(lower):
@@ -130,7 +138,6 @@ class RequestShape(Shape):
     def __init__(self, names: Names, named: frozenset[bytes], host: bytes) -> None:
         """`named`: what the Connection header nominates (RFC 9110 section 7.6.1)."""
         super().__init__(names, HOP | named, host)
-        self.memo = {}
         self.connection = self.place(b"connection")
         self.content_encoding = self.place(b"content-encoding")
         self.content_type = self.place(b"content-type")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from proxy.heads import UNTIL_CLOSE, Refused, ResponseHead
 from proxy.known import KnownReplies
 from proxy.origin import Origin
 from proxy.reply_reader import ReplyReader
 from proxy.writes import AT_ONCE, Writes, write_out
+
+_LAST_WORDS: Final = 1.0  # seconds
 
 
 class Keeper(Protocol):
@@ -87,12 +89,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.receiver = None
         self._usable = False
         self.flush()
-        self.transport.close()
+        self.transport.close()  # with what it has not taken yet, for which it has a moment
+        asyncio.get_running_loop().call_later(_LAST_WORDS, self.transport.abort)
 
     def pause(self, paused: bool) -> None:
         if self.transport is None or self.transport.is_closing():
             return
         if paused == self.transport.is_reading():
+            self.last_read = time.monotonic()  # not its silence, while nothing is read
             (self.transport.pause_reading if paused else self.transport.resume_reading)()
 
     def alive(self) -> bool:
@@ -130,8 +134,12 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._usable = False
         self._pool.forget(self)
-        if self.receiver is None:
-            return
+        if self.receiver is not None:
+            self._ended(error)
+        self._reader.close()
+
+    def _ended(self, error: Exception | None) -> None:
+        """In the middle of a call: for some replies that is their end."""
         reader = self._reader
         if error is None and (reader.length == UNTIL_CLOSE or reader.raw):
             reader.ended = True
@@ -170,11 +178,13 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self, receiver: Receiver) -> None:
         self.receiver = None
         reader = self._reader
-        reusable = self._usable and reader.reusable and not self.transport.is_closing()
+        reusable = reader.reusable
         self._pool.trailers_dropped += reader.trailers
         reader.reset()
         receiver.response_ended()
-        if reusable:
+        # An upload that it did not take would go out before the next call.
+        taken = not self._out and not self.transport.get_write_buffer_size()
+        if reusable and taken and self._usable and not self.transport.is_closing():
             self._pool.release(self)
         else:
             self._drop()
