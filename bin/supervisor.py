@@ -36,8 +36,8 @@ _STEADY_SECONDS: Final = 10.0  # a child that ran this long starts again without
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = {"proxy": 2.0}
 _LONGEST_DELAY_OTHERS: Final = 30.0
-_STOP_SECONDS: Final = 5.0
-_STOP_SECONDS_RECORDER: Final = 60.0  # it reads what is left of the spool
+_STOP_SECONDS: Final = 4.5  # in all, behind the drain
+_LEAST_STOP_SECONDS: Final = 1.0  # for each
 # A model process has no use for an API key, and the others none for anything else of the app's.
 _ENVIRONMENT: Final = frozenset(
     """PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR PYTHONPATH PYTHONHOME VIRTUAL_ENV LD_LIBRARY_PATH
@@ -299,16 +299,15 @@ class Supervisor:
         temporary.replace(path)
 
     async def _stop_all(self) -> None:
-        """The proxies drain first; models serve what still streams; the recorder reads the rest."""
+        """The proxies drain first; models serve what still streams; the recorder reads the rest,
+        as far as it comes: what it leaves in the spool is read at the next start."""
         for bound in self._sockets:
             bound.close()
-        drain = self.policy.timeouts.drain + 5
-        for roles, seconds in (
-            (("proxy",), drain),
-            (("director", "model"), _STOP_SECONDS),
-            (("recorder",), _STOP_SECONDS_RECORDER),
-        ):
+        drained = time.monotonic() + self.policy.timeouts.drain
+        for roles, share in (("proxy",), 0.3), (("director", "model"), 0.5), (("recorder",), 1.0):
             chosen = [child for child in self.children if child.role in roles]
+            left = drained + share * _STOP_SECONDS - time.monotonic()
+            seconds = max(left, _LEAST_STOP_SECONDS)
             await asyncio.gather(*(_stop(child, seconds) for child in chosen))
 
 

@@ -203,7 +203,9 @@ class Timeouts:
     client_body: float = _setting(_duration, "longest pause inside a client's body", 60.0)
     client_idle: float = _setting(_duration, "keep an idle client connection", 75.0)
     upstream_connect: float = _setting(_duration, "connect, with TLS", 10.0)
-    upstream_idle: float = _setting(_duration, "longest silence of the upstream in a call", 600.0)
+    upstream_idle: float = _setting(
+        _duration, "longest silence of the upstream in a call, and of a client's reading", 600.0
+    )
     upstream_keepalive: float = _setting(_duration, "keep an idle upstream connection", 15.0)
     drain: float = _setting(_duration, "open requests may finish after SIGTERM", 30.0)
 

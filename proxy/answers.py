@@ -50,5 +50,7 @@ def refusal_of(error: Exception) -> Refused:
         return inner
     if isinstance(error, httptools.HttpParserInvalidMethodError):
         return Refused(400, "bad_request", "the request line has no method that HTTP knows")
+    if str(error) == "Invalid HTTP version":  # well formed, and none that the parser knows
+        return Refused(505, "http_version", "this HTTP version is not spoken here; use HTTP/1.1")
     # The parser's text names the rule, never the bytes.
     return Refused(400, "bad_request", f"not an HTTP/1.1 request: {error}")

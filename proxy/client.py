@@ -40,6 +40,7 @@ class ClientConnection(asyncio.Protocol):
         self._upstream_full = False
         self._chunked_reply = False
         self.write_full = False
+        self._full_since = 0.0
         self._last_read = time.monotonic()
         self._idle = True  # between requests
         self._fresh = True  # no request yet
@@ -87,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_full = True
+        self._full_since = time.monotonic()
         self._tell_full(True)
 
     def resume_writing(self) -> None:
@@ -122,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
         if self._relay.traits(request.head).ours:
             return self._answer_ourselves(request)
         if self._relay.limits.bounds_requests and request.refused is None:
-            request.refused = self._relay.overload(new_connection=False)
+            request.refused = self._relay.overload()
         request.exchange = Exchange(self, self._relay, request.head, request.length)
         waits = request.head.expects_continue and request.head.http11 and request.refused is None
         if waits and not request.pieces and not request.ended:
@@ -136,7 +138,7 @@ class ClientConnection(asyncio.Protocol):
             return False  # its body first, unread
         assert request.head is not None
         try:
-            head, body = self._relay.own_answer(request.head)
+            head, body = self._relay.own_page(request.head.path)
         except Refused as refused:
             head, body = error_answer(refused)
         self._write_answer(request, head, body)
@@ -313,6 +315,9 @@ class ClientConnection(asyncio.Protocol):
             self._requests[0].exchange.check(now)
         silent = now - self._last_read
         timeouts = self._relay.timeouts
+        if self.write_full and now - self._full_since > timeouts.upstream_idle:
+            self._transport.abort()  # it reads nothing; connection_lost says the rest
+            return
         if (self._requests and self._requests[-1].ended) or not self._transport.is_reading():
             return
         if self._idle and not self._fresh:
@@ -344,6 +349,9 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     def abort(self) -> None:
+        """We end it; whatever is open ends with it."""
+        if self._requests and (exchange := self._requests[0].exchange) is not None:
+            exchange.stop("the sidecar stopped")
         self._transport.abort()
 
     def _close(self) -> None:

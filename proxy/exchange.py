@@ -110,6 +110,12 @@ class Exchange:
         self._stop()
         self._close("client_abort", "the client closed the connection")
 
+    def stop(self, why: str) -> None:
+        """We end it, whatever it has come to."""
+        if not self.done:
+            self._stop()
+            self._close("refused", why)
+
     def raw(self, data: bytes) -> None:
         """Bytes of the other protocol, from the client."""
         self._tape.request_body(data)
@@ -277,6 +283,8 @@ class Exchange:
         if upstream is not None and upstream.reused and self._may_resend(error):
             self._held, self._resend = self._resend or [], None
             self._body_sent = False
+            self._stuck_since = None
+            self.client.pause_for_upstream(False)
             self._connecting = self.relay.spawn(self._connect(), f"again {self.id.hex()}")
             return
         outcome = _OUTCOMES.get(error.code, "upstream_reset")

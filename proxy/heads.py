@@ -33,6 +33,7 @@ _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:\d*)?|\[[0-9A-Fa-f:.]+\](:\d*)?")
 _LONGEST_HOST: Final = 255 + len(":65535")
 _LENGTH: Final = re.compile(rb"\d{1,18}")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # in no reason (RFC 9112 section 4)
 # HTTP itself in another version, or TLS: what follows would be no business of this connection's.
 _NO_UPGRADE: Final = re.compile(rb"(?i)h2c?|https?(/.*)?|tls(/.*)?")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -189,8 +190,9 @@ class RequestHeads:
             raise _bad(shape.fault)
         if b"#" in target:  # RFC 9112 section 3.2: a fragment is never sent
             raise _bad("the request target has a fragment")
-        if shape.expect >= 0 and values[shape.expect].lower() != b"100-continue":
-            raise Refused(417, "expectation_failed", "only 'Expect: 100-continue' is known")
+        for place in shape.places.get(b"expect", ()):
+            if values[place].lower() != b"100-continue":
+                raise Refused(417, "expectation_failed", "only 'Expect: 100-continue' is known")
         http11 = version == "1.1"
         if shape.host >= 0:
             self._check_host(values[shape.host])
@@ -282,6 +284,8 @@ def read_response(
     """
     if version != "1.1" and version != "1.0":
         raise _broken("the upstream spoke an unknown HTTP version")
+    if status < 100 or _CONTROL.search(reason):
+        raise _broken("the upstream's reply has no status line that HTTP knows")
     shape = response_shape(names)
     places = shape.places
     connection = places.get(b"connection")
@@ -314,10 +318,12 @@ def _broken(message: str) -> Refused:
     return Refused(502, "bad_upstream_reply", message)
 
 
-def is_too_large(names: list[bytes], values: list[bytes]) -> bool:
+def is_too_large(names: list[bytes], values: list[bytes], start: int) -> bool:
+    """`start`: bytes of the start line."""
     if len(names) > MOST_HEADERS:
         return True
-    return sum(map(len, names)) + sum(map(len, values)) + 4 * len(names) > MOST_HEAD_BYTES
+    lines = sum(map(len, names)) + sum(map(len, values)) + len(b": \r\n") * len(names)
+    return start + lines + len(b"\r\n") > MOST_HEAD_BYTES
 
 
 def chunk(pieces: list[bytes]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -124,9 +125,17 @@ class Relay:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    def overload(self, new_connection: bool) -> Refused | None:
-        """Why one more connection, or one more request, is not taken now; counted."""
-        refused = self.obstacle(new_connection)
+    @staticmethod
+    def _check(client: ClientConnection, now: float) -> None:
+        try:
+            client.check(now)
+        except Exception as error:  # the others, and the meter, have their turn all the same
+            print(f"understudy: a client's check failed: {error!r}", file=sys.stderr, flush=True)
+            client.abort()
+
+    def overload(self) -> Refused | None:
+        """Why one more request is not taken now; counted."""
+        refused = self.obstacle(new_connection=False)
         if refused is not None:
             self.overloaded += 1
         return refused
@@ -135,9 +144,6 @@ class Relay:
         if new_connection:
             return self.limits.obstacle(len(self.clients), 0, 0)
         return self.limits.obstacle(-1, self.in_flight, self.meter.resident)
-
-    def own_answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
-        return self.own_page(head.path)
 
     def own_page(self, path: bytes) -> tuple[ResponseHead, bytes]:
         """Paths below /_understudy/ are ours; liveness depends on nothing but this process."""
@@ -191,7 +197,7 @@ class Relay:
         now = time.monotonic()
         self.pool.expire(now)
         for client in list(self.clients):
-            client.check(now)
+            self._check(client, now)
         self.meter.tick(self)
         if self.limits.heavy(self.meter.resident) and now - self._gave_back > _GIVE_BACK_SECONDS:
             self._gave_back = now

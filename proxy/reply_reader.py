@@ -210,7 +210,7 @@ class ReplyReader:
         status = self._parser.get_status_code()
         if self.ended or (100 <= status < 200 and status != 101):
             return
-        if is_too_large(names, values):
+        if is_too_large(names, values, len(b"HTTP/1.1 200 \r\n") + len(self._reason)):
             raise Refused(502, "bad_upstream_reply", _TOO_LARGE)
         self.head = read_response(
             status,
@@ -239,6 +239,8 @@ class ReplyReader:
         self._between_chunks = not self.ended
 
     def on_body(self, data: bytes) -> None:
+        if not self._in_body:  # RFC 9112 section 6.3: none, whatever the headers say
+            raise Refused(502, "bad_upstream_reply", "the upstream's interim reply has a body")
         self._head_bytes = 0
         if self.ended:
             self._clean = False  # a body behind a reply that has none

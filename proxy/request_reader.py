@@ -75,6 +75,8 @@ class RequestReader:
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._head_bytes = 0
+        self._raw = b""  # this read, and those before it that hold the start of the same head
+        self._line_end = 0  # in it, of the last request line
         self._body_follows = False  # see `_go_on`
         self._read: RequestHead | None = None  # the first head of this read, if it may be learnt
 
@@ -151,6 +153,7 @@ class RequestReader:
         """`fresh`: `data` begins where a message does."""
         self._head_bytes += len(data)
         self._read = None
+        self._raw += data
         try:
             self._feed_parser(data)
         except httptools.HttpParserError as error:
@@ -158,6 +161,8 @@ class RequestReader:
             return
         if fresh and self._read is not None:
             self._shared.known.learn(data, self._read)
+        if self.incoming is None or self.incoming.head is not None:
+            self._raw, self._line_end = b"", 0
         # Of heads, trailers and chunk extensions: whatever is read and is no body.
         flooded = self._head_bytes > MOST_HEAD_BYTES or len(self._names) > MOST_HEADERS
         if flooded and self.incoming is not None and self.incoming.early is None:
@@ -234,16 +239,22 @@ class RequestReader:
     def _head(self, names: list[bytes], values: list[bytes]) -> RequestHead:
         if len(self._target) > MOST_TARGET:
             raise Refused(414, "target_too_long", "the request target is over 16 KiB")
-        if is_too_large(names, values):
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
+        if is_too_large(names, values, len(line)):
             raise Refused(*_TOO_LARGE)
+        at = self._raw.find(line, self._line_end)
+        if at < 0:  # RFC 9112 section 3: single spaces, and HTTP's own name
+            raise Refused(400, "bad_request", "the request line is not 'method target HTTP/1.1'")
+        self._line_end = at + len(line)
         head = self._shared.heads(self._target).read(
-            self._parser.get_method(),
+            method,
             self._target,
-            self._parser.get_http_version(),
+            version,
             tuple(names),
             values,
         )
-        if not self._target.startswith(b"/") and self._target != b"*":
+        if not self._target.startswith(b"/") and (self._target, method) != (b"*", b"OPTIONS"):
             raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
         if self._parser.should_upgrade() and not head.upgrade:
             self._body_follows = head.length != 0

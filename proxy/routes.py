@@ -29,6 +29,8 @@ class Route:
 
     def onward(self, target: bytes) -> bytes:
         """The target as the upstream is asked for it, behind the path of its URL."""
+        if target == b"*":
+            return target
         rest = target[self.strip :]
         if self.strip and not rest.startswith(b"/"):
             rest = b"/" + rest

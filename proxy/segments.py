@@ -91,7 +91,7 @@ class SegmentWriter:
         while (records := self._next()) is not None:
             try:
                 self._write(records)
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next batch is tried
                 self._lost(records, error)
             if records:
                 self.busy = False
@@ -165,7 +165,7 @@ class SegmentWriter:
                 continue
         return total
 
-    def _lost(self, records: list[bytes], error: OSError) -> None:
+    def _lost(self, records: list[bytes], error: Exception) -> None:
         """A batch could not be written: cut the torn part off, go on in a new segment."""
         self._counters.write_errors += 1
         self._counters.records_dropped += len(records) // 2

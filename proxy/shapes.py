@@ -40,6 +40,11 @@ _LISTED: Final = frozenset(
 _LISTED_PREFIXES: Final = (b"x-stainless-", b"x-ratelimit-")
 
 
+def _is_for_proxies(lower: bytes) -> bool:
+    """Proxy-Status alone is meant for the far end (RFC 9209 section 2)."""
+    return lower.startswith(b"proxy-") and lower != b"proxy-status"
+
+
 def _picker(indexes: list[int]) -> Pick:
     """The values at these places, as a tuple."""
     if not indexes:
@@ -68,9 +73,9 @@ class Shape:
 
     def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None = None) -> None:
         self.names = names
-        self.dropped = dropped
         self.host_sent = host
         lower = [name.lower() for name in names]
+        self.dropped = dropped.union(filter(_is_for_proxies, lower))
         self.places: dict[bytes, list[int]] = {}
         for index, name in enumerate(lower):
             self.places.setdefault(name, []).append(index)

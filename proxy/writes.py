@@ -64,8 +64,9 @@ class Writes:
         self._crowded = self._count > _CROWD
         self._count = 0
         due, self._due = self._due, []
-        for writer in due:
-            writer.flush()
         after, self._after = self._after, []
-        for work in after:
-            work()
+        for work in (*(writer.flush for writer in due), *after):
+            try:
+                work()
+            except Exception as error:  # the others' must be done all the same
+                self._loop.call_exception_handler({"message": "a write failed", "exception": error})
