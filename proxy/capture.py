@@ -8,8 +8,6 @@ dropped, and counted: bodies first, heads and endings last.
 from __future__ import annotations
 
 import asyncio
-import os
-import struct
 import time
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +18,7 @@ from policies import spool
 from policies.policy import Capture as CapturePolicy
 from policies.spool import Kind, Outcome
 from proxy.heads import ResponseHead
+from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.segments import Counters, SegmentWriter
 from proxy.writes import AT_ONCE, Writes
@@ -43,6 +42,7 @@ class Tape(Protocol):
     """What one exchange leaves behind."""
 
     def routed(self, to: str, why: str) -> None: ...
+    def keep_bodies(self) -> None: ...
     def request_body(self, data: bytes) -> None: ...
     def response_body(self, data: bytes) -> None: ...
     def response_head(self, head: ResponseHead) -> None: ...
@@ -53,6 +53,7 @@ class BlankTape:
     """Records nothing: capture is off."""
 
     def routed(self, to: str, why: str) -> None: ...
+    def keep_bodies(self) -> None: ...
     def request_body(self, data: bytes) -> None: ...
     def response_body(self, data: bytes) -> None: ...
     def response_head(self, head: ResponseHead) -> None: ...
@@ -75,6 +76,9 @@ class ExchangeTape:
         self.request_bytes = 0  # seen
         self.response_bytes = 0
         self.cut: dict[str, str] | None = None
+
+    def keep_bodies(self) -> None:
+        self.bodies = True
 
     def routed(self, to: str, why: str) -> None:
         self._spool.note(_ROUTED, self, (to, why))
@@ -124,6 +128,7 @@ class Spool:
         redactor: Redactor,
         loop: asyncio.AbstractEventLoop,
         writes: Writes,
+        ids: Ids,
     ) -> None:
         self.redactor = redactor
         self.counters = Counters()
@@ -132,7 +137,7 @@ class Spool:
         self._policy_limit = policy.body_bytes
         self._loop = loop
         self._writes = writes
-        self._ids = _Ids()
+        self._ids = ids
         self._noted: list[tuple[int, ExchangeTape, Any]] = []
         self._records: list[bytes] = []
         self._waiting = 0
@@ -236,20 +241,3 @@ class Spool:
             self._timer.cancel()
         self._writer.close(self._records)
         self._records = []
-
-
-class _Ids:
-    """UUIDv7 (RFC 9562 section 5.7): milliseconds, a counter, random bits drawn once per run."""
-
-    _pack: Final = struct.Struct(">QQ").pack
-
-    def __init__(self) -> None:
-        # Variant 0b10 and 34 random bits of this run.
-        self._base = 0b10 << 62 | int.from_bytes(os.urandom(8), "big") >> 30
-        self._count = 0
-
-    def next(self) -> bytes:
-        count = self._count = self._count + 1 & 0xFFFFFFFFFF
-        # The counter: 12 bits behind the version (7), 28 behind the variant.
-        high = time.time_ns() // 1_000_000 << 16 | 0x7000 | count >> 28
-        return self._pack(high, self._base | (count & 0xFFFFFFF) << 34)

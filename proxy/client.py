@@ -126,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
         if self._relay.limits.bounds_requests and request.refused is None:
             request.refused = self._relay.overload()
         request.exchange = Exchange(self, self._relay, request.head, request.length)
-        waits = request.head.expects_continue and request.head.http11 and request.refused is None
+        waits = request.head.expects_continue and request.refused is None
         if waits and not request.pieces and not request.ended:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.flush()
@@ -172,20 +172,20 @@ class ClientConnection(asyncio.Protocol):
 
     def update_reading(self) -> None:
         """Reading pauses while the upstream is full, a body waits, or another request does."""
-        if self._transport.is_closing() or self._gone_at is not None:
+        pause = self._upstream_full or len(self._requests) > 1 or self._holds_too_much()
+        if pause == self._paused or self._transport.is_closing() or self._gone_at is not None:
             return
-        exchange = self._requests[0].exchange if self._requests else None
-        early = self._requests[-1].early if self._requests else None
-        pause = (
-            self._upstream_full
-            or len(self._requests) > 1
-            or (exchange is not None and exchange.holds_too_much())
-            or (early is not None and len(early) > _MOST_EARLY)
+        self._paused = pause
+        self._last_read = time.monotonic()  # not the client's silence, while nothing is read
+        (self._transport.pause_reading if pause else self._transport.resume_reading)()
+
+    def _holds_too_much(self) -> bool:
+        if not self._requests:
+            return False
+        exchange, early = self._requests[0].exchange, self._requests[-1].early
+        return (exchange is not None and exchange.holds_too_much()) or (
+            early is not None and len(early) > _MOST_EARLY
         )
-        if pause != self._paused:
-            self._paused = pause
-            self._last_read = time.monotonic()  # not the client's silence, while nothing is read
-            (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def pause_for_upstream(self, full: bool) -> None:
         self._upstream_full = full

@@ -243,6 +243,8 @@ class Exchange:
 
     def _switch(self, head: ResponseHead) -> None:
         self._replied = self.switched = True
+        if self._traits.endpoint.handling != "tunnel":
+            self._tape.keep_bodies()  # of a GET like any other nothing would be kept
         self._tape.response_head(head)
         self.client.switch(head)
 

@@ -59,8 +59,8 @@ class RequestHead:
     `traits`: what the relay makes of it, at first use.
     """
 
-    __slots__ = ("after", "before", "http11", "length", "method", "path", "route", "shape",
-                 "target", "traits", "upgrade", "values")  # fmt: skip
+    __slots__ = ("after", "before", "expects_continue", "http11", "length", "method", "path",
+                 "route", "shape", "target", "traits", "upgrade", "values")  # fmt: skip
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class RequestHead:
         self.values = values
         self.length = self._length()
         self.upgrade = self._upgrade()
+        self.expects_continue = http11 and shape.expect >= 0  # RFC 9110 section 10.1.1
         self.traits: Traits | None = None
         self.before, self.after = self._sent_on()
 
@@ -148,10 +149,6 @@ class RequestHead:
     @property
     def session(self) -> bytes:
         return self._at(self.shape.session)
-
-    @property
-    def expects_continue(self) -> bool:
-        return self.shape.expect >= 0
 
     @property
     def credentials(self) -> tuple[bytes, ...]:

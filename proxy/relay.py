@@ -16,6 +16,7 @@ from proxy.answers import json_answer
 from proxy.capture import BLANK, Spool, Tape
 from proxy.divert import Diverter
 from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead, response_of
+from proxy.ids import Ids
 from proxy.known import KnownRequests
 from proxy.limits import Limits, give_back
 from proxy.metrics import Meter, read_samples
@@ -59,6 +60,7 @@ class Relay:
     routes: Routes
     limits: Limits
     known: KnownRequests = field(default_factory=KnownRequests)
+    ids: Ids = field(default_factory=Ids)
     spool: Spool | None = None
     worker: int = 1
     draining: bool = False
@@ -80,7 +82,7 @@ class Relay:
 
     def open_tape(self, traits: Traits) -> tuple[bytes, Tape]:
         if self.spool is None:
-            return os.urandom(16), BLANK
+            return self.ids.next(), BLANK
         return self.spool.open(traits.about, traits.endpoint.keeps_bodies)
 
     def traits(self, head: RequestHead) -> Traits:

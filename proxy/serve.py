@@ -17,6 +17,7 @@ from proxy.capture import Spool
 from proxy.dial import Dialer
 from proxy.divert import Diverter
 from proxy.door import Door
+from proxy.ids import Ids
 from proxy.limits import Limits
 from proxy.metrics import Meter
 from proxy.pool import Pool
@@ -64,10 +65,10 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
     plan_file = settings.home.plan if policy.capture.enabled else None
     watch = Watch(plan_file, settings.home.kill)
-    spool = None
+    ids, spool = Ids(), None
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
-        spool = Spool(folder, policy.capture, redactor, loop, writes)
+        spool = Spool(folder, policy.capture, redactor, loop, writes, ids)
     routes = Routes.of(policy)
     return Relay(
         routes=routes,
@@ -78,6 +79,7 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
         meter=Meter(settings.home.run, settings.worker, settings.home.spool),
         limits=Limits.of(policy.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         worker=settings.worker,
+        ids=ids,
         spool=spool,
     )
 

@@ -15,6 +15,7 @@ from policies.policy import Capture
 from policies.spool import SEGMENT_SUFFIX, Event, Kind, unpack
 from proxy.capture import Spool, Tape
 from proxy.heads import RequestHeads, response_of
+from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.routes import Route
 from proxy.writes import Writes
@@ -32,7 +33,7 @@ def spooled(tmp_path: Path, play: Callable[[Spool], Any], **policy: Any) -> list
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop, Writes(loop))
+        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop, Writes(loop), Ids())
         try:
             if asyncio.iscoroutine(waiting := play(spool)):
                 await waiting
