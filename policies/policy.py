@@ -239,6 +239,11 @@ class Capture:
         _whole(1 << 20, 1 << 44, "bytes"), "spool on disk; above it heads are kept, no bodies",
         1 << 30,
     )  # fmt: skip
+    least_free: int = _setting(
+        _whole(0, 1 << 44, "bytes"),
+        "free disk below which no bodies are kept, and at a quarter of it nothing is",
+        200 << 20,
+    )
     fsync: str = _setting(
         lambda value, path: _choice(value, path, ("none", "interval", "always")),
         "none, interval (each second) or always (each batch)",

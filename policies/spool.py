@@ -93,7 +93,7 @@ class Closed(TypedDict):
     error: str | None
     request_bytes: int
     response_bytes: int
-    cut: dict[str, str]  # "request" | "response" -> "limit" | "dropped" | "high_water"
+    cut: dict[str, str]  # "request" | "response" -> "limit" | "dropped" | "high_water" | "low_disk"
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,8 +161,8 @@ class Spool:
     def settle(self) -> None:
         """Make records of what was noted."""
         noted, self._noted = self._noted, []
-        if self.refuses_bodies == "high_water" and not self._writer.high_water:
-            self._refuse_bodies(None)
+        if self.refuses_bodies not in ("dropped", self._writer.refuses):
+            self._refuse_bodies(self._writer.refuses)
         at = _monotonic()
         for kind, tape, what in noted:
             if kind == _RESPONSE_BODY:
@@ -232,7 +232,7 @@ class Spool:
         self._writer.submit(self._records)
         self._records = []
         self._waiting = 0
-        self._refuse_bodies("high_water" if self._writer.high_water else None)
+        self._refuse_bodies(self._writer.refuses)
 
     def close(self) -> None:
         """Write all that is left, and block until it is written: only when the work is done."""

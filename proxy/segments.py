@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import queue
@@ -13,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 from policies import spool
 from policies.policy import Capture as CapturePolicy
@@ -43,13 +44,14 @@ class _Segment:
 class SegmentWriter:
     """The writer thread and its segments.
 
-    `busy` and `high_water` are plain flags that one side sets and the other reads: a stale value
-    costs one flush interval, a lock would cost every record.
+    `busy` and `refuses` are plain values that one side sets and the other reads: a stale one costs
+    one flush interval, a lock would cost every record. `refuses`: why no bodies are taken now.
     """
 
     def __init__(self, folder: Path, policy: CapturePolicy, counters: Counters) -> None:
         self.busy = False
-        self.high_water = False
+        self.refuses: Literal["high_water", "low_disk"] | None = None
+        self._disk_full = False
         self._folder = folder
         self._policy = policy
         self._counters = counters
@@ -101,11 +103,16 @@ class SegmentWriter:
     def _next(self) -> list[bytes] | None:
         """The next batch; an empty one when a quiet spool is to be looked after."""
         try:
-            return self._queue.get(timeout=_LOOK_SECONDS if self.high_water or self._due else None)
+            return self._queue.get(timeout=_LOOK_SECONDS if self.refuses or self._due else None)
         except queue.Empty:
             return []
 
     def _write(self, records: list[bytes]) -> None:
+        looks = time.monotonic() - self._looked >= _LOOK_SECONDS
+        if looks:
+            self._look()
+        if records and self._disk_full:
+            raise OSError(errno.ENOSPC, "capture has left the last of the disk to others")
         if records:
             self._open_run()
             segment = self._segment or self._next_segment()
@@ -115,8 +122,9 @@ class SegmentWriter:
         self._sync()
         # At high water soon: only whole segments can be deleted, and make room.
         full = self._segment is not None and self._segment.size >= _SEGMENT_BYTES
-        if full or (self.high_water and time.monotonic() - self._looked >= _LOOK_SECONDS):
+        if full or (looks and self.refuses):
             self._end_segment()
+            self._look()
 
     def _sync(self) -> None:
         if not self._due or self._segment is None:
@@ -150,10 +158,20 @@ class SegmentWriter:
                 self._due = False
             self._segment.file.close()
             self._segment = None
+
+    def _look(self) -> None:
+        """Is there room? Once there is none, only well within it again: or bodies would come and
+        go by the batch."""
         self._looked = time.monotonic()
-        # Once over it, only well below it: or bodies would come and go by the batch.
-        limit = self._policy.spool_bytes // 2 if self.high_water else self._policy.spool_bytes
-        self.high_water = self._on_disk() > limit
+        most, least = self._policy.spool_bytes, self._policy.least_free
+        free = _free_bytes(self._folder)
+        self._disk_full = free < least // (2 if self._disk_full else 4)
+        if self._on_disk() > (most // 2 if self.refuses == "high_water" else most):
+            self.refuses = "high_water"
+        elif free < (least * 2 if self.refuses == "low_disk" else least):
+            self.refuses = "low_disk"
+        else:
+            self.refuses = None
 
     def _on_disk(self) -> int:
         """Bytes in all segments of all runs; a file may go while we look."""
@@ -181,6 +199,14 @@ class SegmentWriter:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
             print(f"understudy: capture lost {len(records) // 2} records: {error}", file=sys.stderr)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Where the folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _write_all(descriptor: int, buffers: list[bytes]) -> int:

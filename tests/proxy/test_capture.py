@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import orjson
+import pytest
 
 from policies.policy import Capture
 from policies.spool import SEGMENT_SUFFIX, Event, Kind, unpack
@@ -182,3 +184,24 @@ def test_a_folder_that_can_not_be_written_to_is_counted_and_survived(tmp_path: P
         whole(spool.open(ABOUT, True)[1])
 
     assert len(spooled(tmp_path, play)) == 5
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1.5, True), (8, False)])
+def test_the_last_of_the_disk_is_left_to_others(tmp_path: Path, times: float, kept: bool) -> None:
+    """Above twice the bound all is kept again, so what is free lies in between."""
+    disk = os.statvfs(tmp_path)
+    least = int(disk.f_bavail * disk.f_frsize * times)
+
+    async def play(spool: Spool) -> None:
+        whole(spool.open(ABOUT, True)[1])
+        await asyncio.sleep(0.1)
+        whole(spool.open(ABOUT, True)[1])
+        await asyncio.sleep(0.1)
+        assert spool.counters.bodies_cut == 2
+        assert spool.counters.records_dropped == (0 if kept else 8)
+
+    events = spooled(tmp_path, play, least_free=least)
+    assert kinds(events).count(Kind.CLOSED) == (2 if kept else 0)
+    if kept:
+        said = [orjson.loads(e.payload)["cut"] for e in events if e.kind == Kind.CLOSED]
+        assert said == [{}, {"request": "low_disk", "response": "low_disk"}]
