@@ -32,7 +32,7 @@ from store.ingest import Ingest
 _POLL_SECONDS: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _WARN_SECONDS: Final = 60.0
-_DRAIN_SECONDS: Final = 10.0  # of failures in a row; the next start goes on where this one stopped
+_DRAIN_SECONDS: Final = 1.0  # of failures in a row; the next start goes on where this one stopped
 _ANSWER_SECONDS: Final = 10.0  # a director's write waits that long for a locked database
 _BACKLOG: Final = 64
 _T = TypeVar("_T")
