@@ -84,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
             if request.exchange is not None:
                 request.exchange.client_gone(error)
         self._requests.clear()
+        self._tunnel = None
         self._reader.close()
 
     def pause_writing(self) -> None:

@@ -331,6 +331,7 @@ class Exchange:
             self._local = None
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None  # it holds us, and its traceback both
 
     def _close(self, outcome: Outcome, why: str | None) -> None:
         self.done = True

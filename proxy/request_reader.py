@@ -103,13 +103,14 @@ class RequestReader:
         if self.incoming is None:
             self.incoming = Request()
             self.requests.append(self.incoming)
-        self.incoming.refused = why
+        self.incoming.refused = why.with_traceback(None)  # or it would hold the frame it is held by
         self.incoming = None
 
     def close(self) -> None:
         """Nothing more comes. The parser and its reader hold each other, and what was read with
         them: for longer than memory lasts, if left to the collector."""
         del self._parser
+        self.incoming = None  # its exchange holds the client, who holds us
 
     def take_early(self) -> bytes:
         """What came behind an offer to upgrade, now that it is decided."""
