@@ -37,9 +37,12 @@ class Sidecar:
     upstream_port: int
     scheme: str = "http"
     timeouts: dict[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
+    policy: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     address: tuple[str, int] = field(init=False)
     _clients: list[Peer] = field(default_factory=list)
+    _told_secret: bool = False
 
     @property
     def home(self) -> Path:
@@ -49,13 +52,15 @@ class Sidecar:
         self.root.mkdir(parents=True, exist_ok=True)
         policy = self.root / "policy.yaml"
         upstream = f"{self.scheme}://127.0.0.1:{self.upstream_port}"
-        policy.write_bytes(orjson.dumps({"upstream": upstream, "timeouts": self.timeouts}))
-        with self._errors.open("wb") as errors:
+        settings = {"upstream": upstream, "timeouts": self.timeouts, **self.policy}
+        policy.write_bytes(orjson.dumps(settings))
+        with self._errors.open("wb") as errors, (self.root / "stdout.txt").open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bin.cli", "serve", "--home", str(self.home),
                  "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--policy", str(policy)],
-                stdout=subprocess.DEVNULL,
+                stdout=said,
                 stderr=errors,
+                env=os.environ | self.environment,
             )  # fmt: skip
         host, _, port = wait_for(self._data_address, 20).rpartition(":")
         self.address = (host, int(port))
@@ -78,16 +83,24 @@ class Sidecar:
         state: dict[str, Any] = orjson.loads((self.home / "state.json").read_bytes())
         return state
 
-    def proxy_pid(self) -> int:
-        return int(self.state()["processes"]["proxy"])
+    def pid(self, name: str) -> int:
+        return int(self.state()["processes"][name])
 
-    def resident(self) -> int:
-        """Bytes of memory the proxy process holds."""
-        pages = Path(f"/proc/{self.proxy_pid()}/statm").read_text().split()[1]
+    def proxy_pid(self) -> int:
+        return self.pid("proxy")
+
+    def resident(self, name: str = "proxy") -> int:
+        """Bytes of memory the process holds."""
+        pages = Path(f"/proc/{self.pid(name)}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGESIZE")
 
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.proxy_pid()}/fd"))
+    def descriptors(self, name: str = "proxy") -> int:
+        return len(os.listdir(f"/proc/{self.pid(name)}/fd"))
+
+    def connections_to(self, port: int) -> int:
+        """Sockets of this machine that are connected to the port."""
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
     def connect(self, seconds: float = 5.0) -> Peer:
         client = Peer(socket.create_connection(self.address, seconds), seconds)
@@ -97,7 +110,12 @@ class Sidecar:
     def close_clients(self) -> None:
         for client in self._clients:
             client.close()
+            self._told_secret |= client.heard_secret
         self._clients.clear()
+
+    def told_secret(self) -> bool:
+        """Has any client ever been told a secret, in an error's body or anywhere else?"""
+        return self._told_secret or any(client.heard_secret for client in self._clients)
 
     def exchange(self, data: bytes, method: str = "POST") -> Message:
         """One reply to these bytes, on a connection of its own."""
@@ -119,20 +137,26 @@ class Sidecar:
 
     def row(self, tag: str) -> dict[str, Any]:
         """The one row of the call that `chat(tag)` named, once it is there."""
-        found: list[dict[str, Any]] = wait_for(lambda: self._rows(tag), 5)
+        found: list[dict[str, Any]] = wait_for(lambda: self.rows(tag), 5)
         assert len(found) == 1
         return found[0]
 
-    def _rows(self, tag: str) -> list[dict[str, Any]]:
-        asked = (
-            "SELECT * FROM exchanges JOIN bodies ON exchange_id = id "
-            "WHERE path LIKE '%before=' || ?"
+    def rows(self, tag: str) -> list[dict[str, Any]]:
+        """Of all calls whose target ends in `before=` and the tag (`%` stands for anything), in
+        the order of their `seq`."""
+        return self.query(
+            "SELECT * FROM exchanges LEFT JOIN bodies ON exchange_id = id "
+            "WHERE path LIKE '%before=' || ? ORDER BY seq",
+            tag,
         )
+
+    def query(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        """Rows of the database; none while there is no database, or it is locked."""
         with contextlib.suppress(sqlite3.OperationalError):
             database = sqlite3.connect(f"file:{self.home}/understudy.db?mode=ro", uri=True)
             with contextlib.closing(database):
                 database.row_factory = sqlite3.Row
-                return [dict(row) for row in database.execute(asked, (tag,))]
+                return [dict(row) for row in database.execute(sql, values)]
         return []
 
     def checked(self) -> str:
@@ -141,10 +165,20 @@ class Sidecar:
         with contextlib.closing(database):
             return str(database.execute("PRAGMA quick_check").fetchone()[0])
 
-    def stop(self) -> int:
+    @contextlib.contextmanager
+    def frozen(self, name: str = "proxy") -> Iterator[None]:
+        """The process stands still meanwhile: what happens then, it sees all at once."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def stop(self, seconds: float = 20.0) -> int:
         """SIGTERM; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(seconds)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -152,9 +186,20 @@ class Sidecar:
             self.process.wait(10)
 
     def canaries(self) -> list[str]:
-        """Places below the home folder, and standard error, that hold a secret of a client."""
+        """Files below the home folder (database, spool, ...), standard output and error that hold
+        a secret of a client."""
         files = [path for path in self.root.rglob("*") if path.is_file()]
-        return [str(path) for path in files if CANARY.encode() in path.read_bytes()]
+        return [str(path) for path in files if _holds(path, CANARY.encode())]
+
+
+def _holds(path: Path, secret: bytes) -> bool:
+    with path.open("rb") as file:
+        seen = b""
+        while data := file.read(1 << 20):
+            seen = seen[-len(secret) :] + data
+            if secret in seen:
+                return True
+    return False
 
 
 def wait_for(probe: Callable[[], Any], seconds: float) -> Any:
@@ -176,6 +221,60 @@ class Stage:
     upstream: Upstream
 
 
+MOST_GROWTH = 50 << 20
+CALM_SECONDS = 2.0 + TIMEOUTS["upstream_keepalive"]  # two are promised; the pool keeps some
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a proxy with nothing to do holds. Taken after a good request: the spool is open then."""
+
+    descriptors: int
+    resident: int
+
+    @classmethod
+    def of(cls, sidecar: Sidecar) -> Baseline:
+        good(sidecar)
+        wait_for(lambda: sidecar.connections_to(sidecar.upstream_port) == 0, 5)
+        wait_for(lambda: sidecar.health()["clients"] == 1, 3)  # the one that asks
+        return cls(sidecar.descriptors(), sidecar.resident())
+
+
+def good(sidecar: Sidecar) -> None:
+    """I1: it works, and within a second."""
+    began = time.monotonic()
+    reply = sidecar.exchange(post("/v1/chat/completions"))
+    assert (reply.status, reply.body) == (200, ANSWER)
+    assert time.monotonic() - began < 1.0
+
+
+def calm(sidecar: Sidecar, before: Baseline) -> None:
+    """I1 to I3: it works, and holds no more than before."""
+    sidecar.close_clients()
+    good(sidecar)
+    wait_for(lambda: sidecar.health()["clients"] == 1, CALM_SECONDS)
+    wait_for(lambda: in_flight(sidecar) == 0, CALM_SECONDS)
+    wait_for(lambda: sidecar.descriptors() <= before.descriptors, CALM_SECONDS)
+    assert sidecar.resident() - before.resident < MOST_GROWTH
+
+
+def in_flight(sidecar: Sidecar) -> int:
+    said = sidecar.exchange(get("/_understudy/metrics"), "GET").body.decode()
+    return sum(
+        int(line.split()[1])
+        for line in said.splitlines()
+        if line.startswith("understudy_in_flight{")
+    )
+
+
+def sound(sidecar: Sidecar) -> None:
+    """I4 and I5, of one that has stopped: pages are whole, no secret was told or written."""
+    assert "Traceback" not in sidecar.errors()
+    assert sidecar.canaries() == []
+    assert not sidecar.told_secret()
+    assert sidecar.checked() == "ok"
+
+
 @contextlib.contextmanager
 def stage(root: Path) -> Iterator[Stage]:
     """Whatever was done to it, afterwards it works, holds nothing, and has told no secret."""
@@ -183,16 +282,11 @@ def stage(root: Path) -> Iterator[Stage]:
     sidecar = Sidecar(root, upstream.port)
     try:
         sidecar.start()
-        before = sidecar.descriptors()
+        before = Baseline.of(sidecar)
         yield Stage(sidecar, upstream)
-        good = sidecar.exchange(post("/v1/chat/completions"))
-        assert (good.status, good.body) == (200, ANSWER)
-        wait_for(lambda: sidecar.health()["clients"] == 1, 3)  # the one that asks
-        wait_for(lambda: sidecar.descriptors() <= before + 2, 5)
+        calm(sidecar, before)
         assert sidecar.stop() == 0
-        assert "Traceback" not in sidecar.errors()
-        assert sidecar.canaries() == []
-        assert sidecar.checked() == "ok"
+        sound(sidecar)
     finally:
         sidecar.kill()
         upstream.close()

@@ -7,6 +7,7 @@ import queue
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -81,6 +82,9 @@ class Peer:
         self.socket.settimeout(seconds)
         self.buffer = b""
         self.ended: str | None = None  # "closed" or "reset" once the peer is gone
+        self.ended_at = 0.0  # time.monotonic() of that
+        self.heard_secret = False
+        self._last = b""
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):
@@ -91,12 +95,18 @@ class Peer:
         try:
             data = self.socket.recv(256 * 1024)
         except ConnectionError:
-            self.ended = "reset"
+            self._end("reset")
             return False
         if not data:
-            self.ended = "closed"
+            self._end("closed")
+        self.heard_secret |= CANARY.encode() in self._last + data
+        self._last = data[-len(CANARY) :]
         self.buffer += data
         return bool(data)
+
+    def _end(self, how: str) -> None:
+        self.ended_at = self.ended_at or time.monotonic()
+        self.ended = self.ended or how
 
     def until(self, mark: bytes) -> bytes:
         """All up to and with `mark`; less when the peer ends."""
