@@ -1,6 +1,6 @@
 """Capture: events of exchanges into the spool, at next to no cost for the relay's loop.
 
-A tape notes what happens, by reference. When the writes of the turn are out, notes become records;
+A tape notes what happens, by reference. Notes become records every 2 ms, behind the peers' backs;
 every 10 ms, or at 1 MiB, the records go to the thread that writes segments. What can't be kept is
 dropped, and counted: bodies first, heads and endings last.
 """
@@ -21,9 +21,11 @@ from proxy.heads import ResponseHead
 from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.segments import Counters, SegmentWriter
-from proxy.writes import AT_ONCE, Writes
+from proxy.writes import AT_ONCE
 
-_FLUSH_SECONDS: Final = 0.01
+# Together they are the 10 ms that a crash may cost. More at a time would keep a request waiting.
+_SETTLE_SECONDS: Final = 0.002
+_FLUSH_SECONDS: Final = 0.008
 _FLUSH_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
 # Plain integers: reading a member of an enumeration costs more than packing it.
@@ -127,7 +129,6 @@ class Spool:
         policy: CapturePolicy,
         redactor: Redactor,
         loop: asyncio.AbstractEventLoop,
-        writes: Writes,
         ids: Ids,
     ) -> None:
         self.redactor = redactor
@@ -136,9 +137,9 @@ class Spool:
         self.body_limit = policy.body_bytes
         self._policy_limit = policy.body_bytes
         self._loop = loop
-        self._writes = writes
         self._ids = ids
         self._noted: list[tuple[int, ExchangeTape, Any]] = []
+        self._settling: asyncio.TimerHandle | None = None
         self._records: list[bytes] = []
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -153,7 +154,7 @@ class Spool:
 
     def note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
         if not self._noted:
-            self._writes.then(self.settle)
+            self._settling = self._loop.call_later(_SETTLE_SECONDS, self.settle)
         self._noted.append((kind, tape, what))
 
     # -- from notes to records
@@ -161,6 +162,9 @@ class Spool:
     def settle(self) -> None:
         """Make records of what was noted."""
         noted, self._noted = self._noted, []
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
         if self.refuses_bodies not in ("dropped", self._writer.refuses):
             self._refuse_bodies(self._writer.refuses)
         at = _monotonic()

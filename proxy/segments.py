@@ -20,6 +20,7 @@ from policies import spool
 from policies.policy import Capture as CapturePolicy
 
 _SEGMENT_BYTES: Final = 8 << 20
+_BATCH_BYTES: Final = 1 << 20  # they are joined, and so in memory twice
 _FSYNC_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 
@@ -91,11 +92,12 @@ class SegmentWriter:
 
     def _run(self) -> None:
         while (records := self._next()) is not None:
+            submitted = bool(records)
             try:
                 self._write(records)
             except Exception as error:  # whatever it is, the next batch is tried
                 self._lost(records, error)
-            if records:
+            if submitted:
                 self.busy = False
         if self._segment is not None:
             self._segment.file.close()
@@ -115,9 +117,12 @@ class SegmentWriter:
             raise OSError(errno.ENOSPC, "capture has left the last of the disk to others")
         if records:
             self._open_run()
+        while records:  # what is written goes, so that what is left is what was lost
             segment = self._segment or self._next_segment()
-            joined = b"".join(records)
+            count = _batch(records)
+            joined = b"".join(records[:count])
             segment.size += _write_all(segment.file.fileno(), [spool.seal(joined), joined])
+            del records[:count]
             self._due = self._policy.fsync != "none"
         self._sync()
         # At high water soon: only whole segments can be deleted, and make room.
@@ -199,6 +204,16 @@ class SegmentWriter:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
             print(f"understudy: capture lost {len(records) // 2} records: {error}", file=sys.stderr)
+
+
+def _batch(records: list[bytes]) -> int:
+    """How many of these make a batch: header and payload of each, till there is a mebibyte."""
+    size = 0
+    for index in range(1, len(records), 2):
+        size += len(records[index])
+        if size >= _BATCH_BYTES:
+            return index + 1
+    return len(records)
 
 
 def _free_bytes(folder: Path) -> int:

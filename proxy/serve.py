@@ -60,15 +60,14 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
     dialer = Dialer(WayOut.of(**settings.way_out), Listeners.of(settings.listening))
-    writes = Writes(loop)
-    pool = Pool(writes, dialer, policy.timeouts, policy.connections)
+    pool = Pool(Writes(loop), dialer, policy.timeouts, policy.connections)
     # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
     plan_file = settings.home.plan if policy.capture.enabled else None
     watch = Watch(plan_file, settings.home.kill)
     ids, spool = Ids(), None
     if policy.capture.enabled:
         folder: Path = settings.home.spool / settings.run_id
-        spool = Spool(folder, policy.capture, redactor, loop, writes, ids)
+        spool = Spool(folder, policy.capture, redactor, loop, ids)
     routes = Routes.of(policy)
     return Relay(
         routes=routes,

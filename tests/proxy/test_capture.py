@@ -20,7 +20,6 @@ from proxy.heads import RequestHeads, response_of
 from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.routes import Route
-from proxy.writes import Writes
 
 HEAD = RequestHeads(Route.to("http://h")).read(
     b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"]
@@ -35,7 +34,7 @@ def spooled(tmp_path: Path, play: Callable[[Spool], Any], **policy: Any) -> list
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop, Writes(loop), Ids())
+        spool = Spool(folder, Capture(**policy), Redactor(bytes(32)), loop, Ids())
         try:
             if asyncio.iscoroutine(waiting := play(spool)):
                 await waiting
