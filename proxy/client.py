@@ -221,12 +221,12 @@ class ClientConnection(asyncio.Protocol):
         self._requests.clear()
         self._close()
 
-    def reply_body(self, exchange: Exchange, pieces: list[bytes]) -> None:
-        if self._chunked_reply:
-            self._out.append(chunk(pieces))
-        else:
+    def reply_body(self, pieces: list[bytes], framed: bytes) -> None:
+        if not self._chunked_reply:
             self._out += pieces
-        if sum(map(len, pieces)) >= AT_ONCE:
+        else:
+            self._out.append(framed or chunk(pieces))
+        if len(self._out[-1]) >= AT_ONCE:
             self.flush()
 
     def reply_ended(self, exchange: Exchange) -> None:

@@ -179,7 +179,7 @@ class Caller(Protocol):
     """The exchange that wants the answer."""
 
     def local_begun(self, head: ResponseHead) -> None: ...
-    def response_body(self, pieces: list[bytes]) -> None: ...
+    def response_body(self, pieces: list[bytes], framed: bytes = b"") -> None: ...
     def response_ended(self) -> None: ...
     def read_done(self) -> None: ...
     def local_failed(self, why: str) -> None: ...
@@ -253,10 +253,10 @@ class LocalCall:
         else:
             self._wait(self.choice.task.deadline - (time.monotonic() - self._started), "deadline")
 
-    def response_body(self, pieces: list[bytes]) -> None:
+    def response_body(self, pieces: list[bytes], framed: bytes = b"") -> None:
         if self._begun and self._caller is not None:
             self._wait(self.choice.task.deadline, "stall")
-            self._caller.response_body(pieces)
+            self._caller.response_body(pieces, framed)
             return
         self._held += pieces
         self._held_bytes += sum(map(len, pieces))

@@ -254,10 +254,10 @@ class Exchange:
         self._tape.response_head(head)
         self.client.reply(self, head)
 
-    def response_body(self, pieces: list[bytes]) -> None:
+    def response_body(self, pieces: list[bytes], framed: bytes = b"") -> None:
         for piece in pieces:
             self._tape.response_body(piece)
-        self.client.reply_body(self, pieces)
+        self.client.reply_body(pieces, framed)
 
     def response_ended(self) -> None:
         if self.done:

@@ -1,7 +1,8 @@
 """Reads replies out of an upstream's bytes, sans-IO.
 
 Known heads (see `known`), bodies of a given length and whole chunks are read here; all else is the
-parser's. After each `feed`, `head`, `pieces` and `ended` are what it brought.
+parser's. After each `feed`, `head`, `pieces` and `ended` are what it brought; `framed`, if it is
+not empty, are the pieces as the whole chunks that they came in.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class ReplyReader:
         self.length = 0
         self.head: ResponseHead | None = None
         self.pieces: list[bytes] = []
+        self.framed = b""
         self.ended = False
 
     def begin(self, method: bytes, upgrade: bytes) -> None:
@@ -94,6 +96,7 @@ class ReplyReader:
         self._in_body = self._between_chunks = self.ended = False
         self.head = None
         self.pieces = []
+        self.framed = b""
 
     def close(self) -> None:
         """Nothing more comes. The parser and its reader hold each other, and what was read with
@@ -153,6 +156,8 @@ class ReplyReader:
                 self._parser = httptools.HttpResponseParser(self)  # the old one waits for chunks
                 break
             pieces.append(piece)
+        else:
+            self.framed = b"" if self.pieces else data
         self.pieces += pieces
         return True
 

@@ -20,7 +20,9 @@ from policies import spool
 from policies.policy import Capture as CapturePolicy
 
 _SEGMENT_BYTES: Final = 8 << 20
-_BATCH_BYTES: Final = 1 << 20  # they are joined, and so in memory twice
+_BATCH_BYTES: Final = (
+    128 << 10
+)  # they are joined: in memory twice, and all the while nothing else runs
 _FSYNC_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 
@@ -171,7 +173,9 @@ class SegmentWriter:
         most, least = self._policy.spool_bytes, self._policy.least_free
         free = _free_bytes(self._folder)
         self._disk_full = free < least // (2 if self._disk_full else 4)
-        if self._on_disk() > (most // 2 if self.refuses == "high_water" else most):
+        # Counting the files takes a millisecond: only where that may change something.
+        counts = self._segment is None or self.refuses is not None
+        if counts and self._on_disk() > (most // 2 if self.refuses == "high_water" else most):
             self.refuses = "high_water"
         elif free < (least * 2 if self.refuses == "low_disk" else least):
             self.refuses = "low_disk"
@@ -207,7 +211,7 @@ class SegmentWriter:
 
 
 def _batch(records: list[bytes]) -> int:
-    """How many of these make a batch: header and payload of each, till there is a mebibyte."""
+    """How many of these make a batch: header and payload of each, till there are bytes enough."""
     size = 0
     for index in range(1, len(records), 2):
         size += len(records[index])

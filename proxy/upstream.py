@@ -31,7 +31,9 @@ class Receiver(Protocol):
     """Who hears what an upstream connection gets."""
 
     def response_begun(self, head: ResponseHead) -> None: ...
-    def response_body(self, pieces: list[bytes]) -> None: ...
+    def response_body(self, pieces: list[bytes], framed: bytes = b"") -> None:
+        """`framed`: the same as whole chunks, if that is how they came."""
+
     def response_ended(self) -> None: ...
     def response_lost(self, error: Refused) -> None: ...
     def read_done(self) -> None:
@@ -170,7 +172,8 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.response_begun(head)
         if reader.pieces:
             pieces, reader.pieces = reader.pieces, []
-            receiver.response_body(pieces)
+            framed, reader.framed = reader.framed, b""
+            receiver.response_body(pieces, framed)
         if reader.ended and self.receiver is receiver:
             self._finish(receiver)
         receiver.read_done()

@@ -26,8 +26,10 @@ from policies.spool import (
 PIECE_BYTES: Final = 4 << 20
 # No batch is near this long; a length above it is damage, not a batch to wait for.
 MOST_BATCH: Final = 64 << 20
-_MOST_WIPED: Final = 4  # segments handed back and not yet taken
-_ZEROS: Final = memoryview(bytes(1 << 20))
+_MOST_WIPED: Final = 64  # segments handed back and not yet taken
+# One system call's worth: the kernel copies it in one go, and whoever wants the core waits.
+_AT_ONCE: Final = 64 << 10
+_ZEROS: Final = memoryview(bytes(_AT_ONCE))
 # A proxy creates its folder, then `alive`, then locks it: give it that time.
 _YOUNG_SECONDS: Final = 1.0
 
@@ -204,7 +206,7 @@ def _scan(path: Path, offset: int, limit: int) -> _Scan:
 
 def _read(descriptor: int, size: int) -> bytes:
     pieces = []
-    while size > 0 and (piece := os.read(descriptor, size)):
+    while size > 0 and (piece := os.read(descriptor, min(size, _AT_ONCE))):
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)

@@ -84,13 +84,13 @@ def test_a_segment_that_is_handed_back_is_all_zeros_and_written_over(tmp_path: P
 
 def test_only_a_few_segments_are_kept_to_be_written_over(tmp_path: Path) -> None:
     run = Run(home(tmp_path))
-    for _ in range(7):
+    for _ in range(67):
         run.write(record(b"a"))
         run.next_segment()
     run.write(record(b"b"))
-    wipe_read(run.folder, Position(7, SIZE), Position(8))
-    assert len(list(run.folder.glob("*.wiped"))) == 4
-    assert [path.name for path in run.folder.glob("*.seg")] == ["00000008.seg"]
+    wipe_read(run.folder, Position(67, SIZE), Position(68))
+    assert len(list(run.folder.glob("*.wiped"))) == 64
+    assert [path.name for path in run.folder.glob("*.seg")] == ["00000068.seg"]
 
 
 def test_a_run_is_over_when_its_lock_is_free(tmp_path: Path) -> None:
