@@ -32,6 +32,7 @@ from store.ingest import Ingest
 _POLL_SECONDS: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _WARN_SECONDS: Final = 60.0
+_TIDY_SECONDS: Final = 10.0
 _DRAIN_SECONDS: Final = 1.0  # of failures in a row; the next start goes on where this one stopped
 _ANSWER_SECONDS: Final = 10.0  # a director's write waits that long for a locked database
 _BACKLOG: Final = 64
@@ -211,6 +212,7 @@ class _Database:
         self._connection: Connection | None = None
         self._ingest: Ingest | None = None
         self._finished: set[str] = set()
+        self._tidied = 0.0
 
     def open(self) -> bool:
         self._home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -262,6 +264,7 @@ class _Database:
             before = ingest.position(run.name)
             piece = spool_reader.read(run, before)
             if not (piece.events or piece.finished or piece.position != before):
+                self._tidy(run)
                 return False
             ingest.apply(run.name, spool_reader.started_at(run), piece)
             if not piece.finished:
@@ -274,6 +277,11 @@ class _Database:
             self._finished.discard(run.name)
             ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
         return False
+
+    def _tidy(self, run: Path) -> None:
+        if time.monotonic() - self._tidied > _TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            spool_reader.let_go(run, time.time())
 
     def _opened(self) -> Ingest:
         if self._ingest is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -27,6 +28,8 @@ PIECE_BYTES: Final = 4 << 20
 # No batch is near this long; a length above it is damage, not a batch to wait for.
 MOST_BATCH: Final = 64 << 20
 _MOST_WIPED: Final = 64  # segments handed back and not yet taken
+_FEW_WIPED: Final = 4
+_WIPED_SECONDS: Final = 120.0
 # One system call's worth: the kernel copies it in one go, and whoever wants the core waits.
 _AT_ONCE: Final = 64 << 10
 _ZEROS: Final = memoryview(bytes(_AT_ONCE))
@@ -159,6 +162,14 @@ def _hand_back(run: Path, path: Path) -> None:
     with path.open("r+b", buffering=0) as file:
         _write_zeros(file, os.fstat(file.fileno()).st_size)
     path.rename(path.with_suffix(WIPED_SUFFIX))
+
+
+def let_go(run: Path, now: float) -> None:
+    """A burst is over: of the segments that it left to be written over, a few are enough."""
+    for path in sorted(run.glob(f"*{WIPED_SUFFIX}"))[:-_FEW_WIPED]:
+        with suppress(FileNotFoundError):  # the proxy has just taken it
+            if now - path.stat().st_mtime > _WIPED_SECONDS:
+                path.unlink()
 
 
 def _write_zeros(file: IO[bytes], size: int) -> None:

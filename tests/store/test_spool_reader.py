@@ -6,10 +6,11 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from policies.spool import BATCH, RECORD, Kind, pack
-from store.spool_reader import Piece, Position, delete_run, is_over, read, runs, wipe_read
+from store.spool_reader import Piece, Position, delete_run, is_over, let_go, read, runs, wipe_read
 from tests.store.making import Run, exchange_id, home
 
 ONE = exchange_id(1)
@@ -91,6 +92,10 @@ def test_only_a_few_segments_are_kept_to_be_written_over(tmp_path: Path) -> None
     wipe_read(run.folder, Position(67, SIZE), Position(68))
     assert len(list(run.folder.glob("*.wiped"))) == 64
     assert [path.name for path in run.folder.glob("*.seg")] == ["00000068.seg"]
+    let_go(run.folder, time.time())
+    assert len(list(run.folder.glob("*.wiped"))) == 64
+    let_go(run.folder, time.time() + 121)
+    assert len(list(run.folder.glob("*.wiped"))) == 4
 
 
 def test_a_run_is_over_when_its_lock_is_free(tmp_path: Path) -> None:
