@@ -1,0 +1,16 @@
+"""Coverage-guided: python -m tests.fuzz.fuzz_replies [libFuzzer's options] CORPUS"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+if __name__ == "__main__":
+    atheris: Any = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["proxy"]):
+        from tests.fuzz.inputs import Replies
+    from tests.fuzz.seeds import usual_replies
+
+    atheris.Setup(sys.argv, Replies(usual_replies()).check)
+    atheris.Fuzz()
