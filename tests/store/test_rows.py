@@ -154,7 +154,7 @@ def test_both_sides_are_decoded(tmp_path: Path, name: str, compress: Any) -> Non
     ("body", "coding", "note"),
     [
         (b"no gzip", "gzip", "decode_error"),
-        (gzip.compress(b"{}")[:-4], "gzip", "decode_error: ends early"),
+        (gzip.compress(b"{}", mtime=0)[:-4], "gzip", "decode_error: ends early"),
         (gzip.compress(bytes(1 << 20)), "gzip", "decode_error: inflates too much"),
         (b"{}", "sdch", "unknown_encoding: sdch"),
         (b"\xff\xfe", "identity", "not UTF-8"),
