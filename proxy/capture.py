@@ -138,7 +138,7 @@ class Spool:
         self._policy_limit = policy.body_bytes
         self._loop = loop
         self._ids = ids
-        self._noted: list[tuple[int, ExchangeTape, Any]] = []
+        self._noted: list[tuple[float, int, ExchangeTape, Any]] = []
         self._settling: asyncio.TimerHandle | None = None
         self._records: list[bytes] = []
         self._waiting = 0
@@ -149,13 +149,13 @@ class Spool:
         """A new exchange: its id and its tape. `about`: what `Redactor.request` said of it."""
         exchange = self._ids.next()
         tape = ExchangeTape(self, exchange, bodies)
-        self.note(_OPENED, tape, about)
+        self.note(_OPENED, tape, (time.time(), about))
         return exchange, tape
 
     def note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
         if not self._noted:
             self._settling = self._loop.call_later(_SETTLE_SECONDS, self.settle)
-        self._noted.append((kind, tape, what))
+        self._noted.append((_monotonic(), kind, tape, what))
 
     # -- from notes to records
 
@@ -167,8 +167,7 @@ class Spool:
             self._settling = None
         if self.refuses_bodies not in ("dropped", self._writer.refuses):
             self._refuse_bodies(self._writer.refuses)
-        at = _monotonic()
-        for kind, tape, what in noted:
+        for at, kind, tape, what in noted:
             if kind == _RESPONSE_BODY:
                 tape.response_bytes += len(what)
                 if not self._keeps(tape, "response", tape.response_bytes):
@@ -206,7 +205,7 @@ class Spool:
             return tape.ending(*what)
         if kind == _OPENED:
             self.counters.exchanges += 1
-            return b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, time.time(), what)
+            return b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, *what)
         to, why = what
         return orjson.dumps({"to": to, "why": why})
 
