@@ -159,8 +159,9 @@ class ScriptedUpstream:
         if not asked.get("stream"):
             return web.json_response(_completion(asked), headers=_HEADERS)
         response = await _streaming(request, "text/event-stream; charset=utf-8")
-        for chunk in _chunks(asked):
-            await response.write(b"data: " + chunk + b"\n\n")
+        with suppress(ConnectionResetError):  # it may leave as soon as that
+            for chunk in _chunks(asked):
+                await response.write(b"data: " + chunk + b"\n\n")
         if asked["model"] == ENDLESS:
             await self._until_gone(request, response)
         else:
