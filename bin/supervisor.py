@@ -246,8 +246,9 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             pass_fds=() if child.fd is None else (child.fd,),
             env=_environment(child.role),
-            # A terminal's Ctrl-C goes to the whole group, but the order of stopping is ours.
-            process_group=0,
+            # A terminal's Ctrl-C goes to the whole group, but the order of stopping is ours. And
+            # where the kernel shares the processor out by session, each is to have its own rank.
+            start_new_session=True,
         )
         child.process = process
         assert process.stdin is not None

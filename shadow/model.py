@@ -40,7 +40,7 @@ async def run(settings: Settings) -> None:
     """Serve the candidate `settings.candidate` until SIGTERM or cancellation."""
     policy = settings.parsed_policy()
     candidate = next(c for c in policy.candidates if c.name == settings.candidate)
-    _step_back()
+    _go_first()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,10 +55,8 @@ async def run(settings: Settings) -> None:
         await runner.cleanup()
 
 
-def _step_back() -> None:
-    """Last in line for the processor, first to go when memory runs out."""
-    with suppress(OSError):
-        os.nice(19)
+def _go_first() -> None:
+    """When memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -134,7 +134,7 @@ class Progress(Protocol):
 
 
 def alternate(
-    measure: Measure, tested: Sequence[Rig], rounds: int, progress: Progress
+    measure: Measure, tested: Sequence[Rig], rounds: int, progress: Progress, warm: bool = True
 ) -> dict[str, dict[str, list[float]]]:
     """Every rig in turn, round by round: drift of the machine hits all alike.
 
@@ -146,15 +146,15 @@ def alternate(
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
         for rig in tested:
-            settle(rig, tested)
+            settle(rig, tested, warm)
             gather(figures, rig.name, measure(rig))
     return figures
 
 
-def settle(rig: Rig, tested: Sequence[Rig]) -> None:
-    """What rounds of others left behind is done, and memory is in use: the same for everyone."""
+def settle(rig: Rig, tested: Sequence[Rig], warm: bool) -> None:
+    """What rounds of others left behind is done, and with `warm` memory is in use."""
     quiet({pid for other in tested for pid in other.others})
-    if rig.home is not None:
+    if warm and rig.home is not None:
         warm_memory(rig.home)
 
 

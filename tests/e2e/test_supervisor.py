@@ -68,6 +68,24 @@ def test_an_interrupt_to_the_whole_group_lets_open_requests_finish(tmp_path: Pat
         assert sidecar.process.wait(30) == 0
 
 
+def test_all_but_the_relay_step_back_for_the_app(tmp_path: Path) -> None:
+    with Upstream(Standin()) as upstream:
+        with Sidecar(tmp_path / "home", fast_rollout(upstream.url)) as sidecar:
+            wait_for("the model", lambda: len(sidecar.state["processes"]) == 4)
+            pids = sidecar.state["processes"]
+            assert _niceness(pids.pop("proxy")) == {0}
+            wait_for("the rest", lambda: all(_niceness(pid) == {19} for pid in pids.values()))
+
+
+def _niceness(pid: int) -> set[int]:
+    """Its own, and where the kernel has such groups that of its session's group."""
+    found = {os.getpriority(os.PRIO_PROCESS, pid)}
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists():
+        found.add(int(group.read_text().split()[-1]))
+    return found
+
+
 def test_what_is_not_recorded_is_not_diverted(tmp_path: Path) -> None:
     with Upstream(Standin()) as upstream:
         policy = fast_rollout(upstream.url)

@@ -34,9 +34,6 @@ _CHILD = (
     "asyncio.run(run(load(sys.stdin.buffer.readline())))\n"
 )
 NO_LLAMA = "sys.modules['llama_cpp'] = None"
-# At nice 19 a test next to a busy neighbour gets a hundredth of a core and takes minutes. Where
-# priority is not what is tested, the child leaves its own as it is.
-AS_IT_IS = "import os; os.nice = lambda by: 0"
 
 
 @cache
@@ -83,7 +80,7 @@ class _Connection(http.client.HTTPConnection):
 @dataclass
 class ModelProcess:
     settings: Settings
-    before: str = AS_IT_IS
+    before: str = ""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,7 +179,7 @@ def short_folder() -> Iterator[Path]:
 
 @contextmanager
 def model_process(
-    gguf: Path = GGUF, context: int = 512, before: str = AS_IT_IS
+    gguf: Path = GGUF, context: int = 512, before: str = ""
 ) -> Iterator[ModelProcess]:
     with short_folder() as folder:
         process = ModelProcess(settings(folder, gguf, context=context), before)

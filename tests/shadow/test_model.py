@@ -81,11 +81,10 @@ def test_status_says_what_is_served(model: ModelProcess) -> None:
     assert stat.S_IMODE(model.socket.stat().st_mode) == 0o600
 
 
-def test_it_steps_back_for_everything_else() -> None:
-    with model_process(before="pass") as process:
+def test_it_goes_first_when_memory_runs_out() -> None:
+    with model_process() as process:
         process.settled()
         pid = process.process.pid
-        assert os.getpriority(os.PRIO_PROCESS, pid) == 19
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
 
 
