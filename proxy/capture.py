@@ -21,7 +21,7 @@ from policies.spool import Kind, Outcome
 from proxy.heads import ResponseHead
 from proxy.ids import Ids
 from proxy.redact import Redactor
-from proxy.segments import Counters, SegmentWriter
+from proxy.segments import Counters, Records, SegmentWriter
 from proxy.writes import AT_ONCE
 
 # Together they are the 10 ms that a crash may cost of what has ended. To wake the writer for pieces
@@ -144,7 +144,7 @@ class Spool:
         self._ids = ids
         self._noted: list[tuple[float, int, ExchangeTape, Any]] = []
         self._settling: asyncio.TimerHandle | None = None
-        self._records: list[bytes] = []
+        self._records: list[Records] = []
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
         self._writer = SegmentWriter(folder, policy, self.counters)
@@ -174,6 +174,7 @@ class Spool:
         if self.refuses_bodies not in ("dropped", self._writer.refuses):
             self._refuse_bodies(self._writer.refuses)
         within = _STREAMED_SECONDS
+        made: list[bytes] = []
         for at, kind, tape, what in noted:
             if kind == _RESPONSE_BODY:
                 tape.response_bytes += len(what)
@@ -187,11 +188,19 @@ class Spool:
                 if kind == _CLOSED:
                     within = _ENDED_SECONDS
                 what = self._said(kind, tape, what)
-            self._records += (_record(len(what), kind, tape.exchange, at), what)
+            made += (_record(len(what), kind, tape.exchange, at), what)
             self._waiting += len(what) + _RECORD_BYTES
             if self._waiting > _FLUSH_BYTES:
+                self._join(made)
+                made = []
                 self._much_waiting()
+        if made:
+            self._join(made)
         self._flush_within(within)
+
+    def _join(self, made: list[bytes]) -> None:
+        """Here and not in the writer: what they were made of is let go while it is at hand."""
+        self._records.append(Records(len(made) // 2, b"".join(made)))
 
     def _flush_within(self, seconds: float) -> None:
         if self._timer is not None:
@@ -230,9 +239,9 @@ class Spool:
                 self._timer.cancel()
             self._flush()
         elif self._waiting > 2 * _MOST_WAITING:
-            del self._records[-2:]  # even heads and endings, when the disk stands still
-            self.counters.records_dropped += 1
-            self._waiting = 2 * _MOST_WAITING
+            last = self._records.pop()  # even heads and endings, when the disk stands still
+            self.counters.records_dropped += last.number
+            self._waiting -= len(last.data)
         elif self._waiting > _MOST_WAITING:
             self._refuse_bodies("dropped")
 

@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, NamedTuple
 
 from policies import spool
 from policies.policy import Capture as CapturePolicy
@@ -36,6 +36,13 @@ class Counters:
     records_dropped: int = 0
     write_errors: int = 0
     last_error: str | None = None
+
+
+class Records(NamedTuple):
+    """Some that follow each other, joined: the writer holds the interpreter for next to nothing."""
+
+    number: int
+    data: bytes
 
 
 @dataclass(slots=True)
@@ -65,15 +72,15 @@ class SegmentWriter:
         self._due = False  # is anything to be synced?
         self._looked = 0.0
         self._alive: int | None = None
-        self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Records] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, records: list[bytes]) -> None:
+    def submit(self, records: list[Records]) -> None:
         self.busy = True
         self._queue.put(records)
 
-    def close(self, records: list[bytes]) -> None:
+    def close(self, records: list[Records]) -> None:
         self._queue.put(records)
         self._queue.put(None)
         self._thread.join()
@@ -104,14 +111,14 @@ class SegmentWriter:
         if self._segment is not None:
             self._segment.file.close()
 
-    def _next(self) -> list[bytes] | None:
+    def _next(self) -> list[Records] | None:
         """The next batch; an empty one when a quiet spool is to be looked after."""
         try:
             return self._queue.get(timeout=_LOOK_SECONDS if self.refuses or self._due else None)
         except queue.Empty:
             return []
 
-    def _write(self, records: list[bytes]) -> None:
+    def _write(self, records: list[Records]) -> None:
         looks = time.monotonic() - self._looked >= _LOOK_SECONDS
         if looks:
             self._look()
@@ -122,7 +129,7 @@ class SegmentWriter:
         while records:  # what is written goes, so that what is left is what was lost
             segment = self._segment or self._next_segment()
             count = _batch(records)
-            joined = b"".join(records[:count])
+            joined = b"".join([some.data for some in records[:count]])
             segment.size += _write_all(segment.file.fileno(), [spool.seal(joined), joined])
             del records[:count]
             self._due = self._policy.fsync != "none"
@@ -192,10 +199,11 @@ class SegmentWriter:
                 continue
         return total
 
-    def _lost(self, records: list[bytes], error: Exception) -> None:
+    def _lost(self, records: list[Records], error: Exception) -> None:
         """A batch could not be written: cut the torn part off, go on in a new segment."""
         self._counters.write_errors += 1
-        self._counters.records_dropped += len(records) // 2
+        lost = sum(some.number for some in records)
+        self._counters.records_dropped += lost
         self._counters.last_error = str(error)
         segment, self._segment = self._segment, None
         self._due = False
@@ -207,16 +215,16 @@ class SegmentWriter:
                 pass  # the reader stops at the torn record; nothing more can be done here
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
-            print(f"understudy: capture lost {len(records) // 2} records: {error}", file=sys.stderr)
+            print(f"understudy: capture lost {lost} records: {error}", file=sys.stderr)
 
 
-def _batch(records: list[bytes]) -> int:
-    """How many of these make a batch: header and payload of each, till there are bytes enough."""
+def _batch(records: list[Records]) -> int:
+    """How many of these make a batch: till there are bytes enough."""
     size = 0
-    for index in range(1, len(records), 2):
-        size += len(records[index])
+    for count, some in enumerate(records, 1):
+        size += len(some.data)
         if size >= _BATCH_BYTES:
-            return index + 1
+            return count
     return len(records)
 
 
