@@ -257,6 +257,8 @@ class _Database:
                 failure = error
         if failure is not None:
             raise failure
+        if not more:
+            self._tidy()
         return more
 
     def _step_run(self, ingest: Ingest, run: Path) -> bool:
@@ -264,7 +266,6 @@ class _Database:
             before = ingest.position(run.name)
             piece = spool_reader.read(run, before)
             if not (piece.events or piece.finished or piece.position != before):
-                self._tidy(run)
                 return False
             ingest.apply(run.name, spool_reader.started_at(run), piece)
             if not piece.finished:
@@ -278,10 +279,11 @@ class _Database:
             ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
         return False
 
-    def _tidy(self, run: Path) -> None:
+    def _tidy(self) -> None:
         if time.monotonic() - self._tidied > _TIDY_SECONDS:
             self._tidied = time.monotonic()
-            spool_reader.let_go(run, time.time())
+            for run in spool_reader.runs(self._home.spool):
+                spool_reader.let_go(run, time.time())
 
     def _opened(self) -> Ingest:
         if self._ingest is None:

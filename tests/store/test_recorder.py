@@ -266,6 +266,18 @@ def test_several_runs_at_once(tmp_path: Path) -> None:
     assert [one["ended_clean"] for one in ended] == [None, 1, None]
 
 
+def test_what_bursts_of_any_run_left_to_be_written_over_is_let_go(tmp_path: Path) -> None:
+    at = home(tmp_path)
+    runs = [Run(at, name) for name in ("run-a", "run-b")]
+    for run in runs:
+        for number in range(1, 10):
+            wiped = run.folder / f"{number:08d}.wiped"
+            wiped.write_bytes(b"")
+            os.utime(wiped, (time.time() - 300,) * 2)
+    with recording(at):
+        wait_for(lambda: [len(list(run.folder.glob("*.wiped"))) for run in runs] == [4, 4])
+
+
 def test_nobody_else_can_read_anything_whatever_the_umask(tmp_path: Path) -> None:
     at = home(tmp_path)
     with recording(at, umask=0):
