@@ -20,9 +20,8 @@ from policies import spool
 from policies.policy import Capture as CapturePolicy
 
 _SEGMENT_BYTES: Final = 8 << 20
-_BATCH_BYTES: Final = (
-    128 << 10
-)  # they are joined: in memory twice, and all the while nothing else runs
+# Joined they are in memory twice, and nothing else runs all the while.
+_BATCH_BYTES: Final = 128 << 10
 _FSYNC_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 

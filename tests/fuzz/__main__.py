@@ -46,7 +46,7 @@ def fuzz(target: str, seconds: int, folder: Path) -> Fuzzed:
     log = folder / f"{target}.log"
     with log.open("wb") as out:
         done = subprocess.run(
-            [sys.executable, "-m", f"tests.fuzz.fuzz_{target}", f"-max_total_time={seconds}",
+            [sys.executable, "-m", "tests.fuzz.target", target, f"-max_total_time={seconds}",
              f"-max_len={MOST_BYTES}", f"-timeout={_SLOWEST_SECONDS}", "-print_final_stats=1",
              f"-dict={words}", f"-artifact_prefix={folder}/{target}-", str(corpus), str(seeds)],
             stdout=out, stderr=out, check=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
@@ -137,6 +137,9 @@ _TRAILERS: Final = st.sampled_from(
     (b"", b"", b"", b"", b"X-Sum: 1\r\n", b"Authorization: no\r\nA: b\r\n")
 )
 _LAST: Final = st.sampled_from((b"0", b"0", b"0", b"0", b"00000000", b"000000000000"))
+_IN_CHUNKS: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
+    {"chunks": _CHUNKS, "extension": _EXTENSIONS, "trailers": _TRAILERS, "last_chunk": _LAST}
+)
 
 
 @st.composite
@@ -157,12 +160,9 @@ def requests(draw: st.DrawFn, hops: bool = True, versions: bool = True) -> Asked
         headers=tuple(draw(st.permutations(headers))),
         body=b"" if framing == NONE else draw(_BODIES),
         framing=framing,
-        chunks=draw(_CHUNKS),
-        extension=draw(_EXTENSIONS),
-        trailers=draw(_TRAILERS),
-        last_chunk=draw(_LAST),
         method=method,
         target=target,
+        **draw(_IN_CHUNKS),
     )
 
 
@@ -191,14 +191,11 @@ def replies(draw: st.DrawFn, method: bytes = b"GET") -> Answer:
         headers=some,
         body=draw(_BODIES),
         framing=framing,
-        chunks=draw(_CHUNKS),
         before=draw(_BEFORE),
-        extension=draw(_EXTENSIONS),
-        trailers=draw(_TRAILERS),
-        last_chunk=draw(_LAST),
         method=method,
         status=status,
         closes=framing == NONE and status not in (204, 304) and method != b"HEAD",
+        **draw(_IN_CHUNKS),
     )
 
 

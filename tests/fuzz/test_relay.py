@@ -46,6 +46,10 @@ class Exchange:
     asked: Asked
     answer: Answer
 
+    @property
+    def mark(self) -> bytes:
+        return self.asked.headers[0][1]
+
 
 @st.composite
 def exchanges(draw: st.DrawFn, mark: bytes) -> Exchange:
@@ -110,7 +114,7 @@ def check_reply(seen: Seen, answer: Answer) -> None:
 def test_both_sides_see_what_was_meant(
     talks: list[list[Exchange]], moves: list[int], turns: int, data: st.DataObject
 ) -> None:
-    by_mark = {one.asked.headers[0][1]: one for talk in talks for one in talk}
+    by_mark = {one.mark: one for talk in talks for one in talk}
     streams = [b"".join(one.asked.wire for one in talk) for talk in talks]
     replied = {mark: cut_anyhow(data, one.answer.wire) for mark, one in by_mark.items()}
 
@@ -170,7 +174,7 @@ def test_whoever_leaves_whenever(
     talks: list[list[Exchange]], moves: list[int], turns: int, data: st.DataObject
 ) -> None:
     """Clients reset, upstreams reset or close in mid-reply: nothing stays, nothing is mixed up."""
-    by_mark = {one.asked.headers[0][1]: one for talk in talks for one in talk}
+    by_mark = {one.mark: one for talk in talks for one in talk}
 
     def answer(seen: Seen) -> Sending:
         wire = by_mark[seen.all(MARK.lower())[0]].answer.wire
@@ -184,7 +188,7 @@ def test_whoever_leaves_whenever(
         methods = [one.asked.method for one in talk]
         for seen, one in zip(read_all(client.heard, methods, True), talk, strict=False):
             ours = seen.all(b"x-understudy-error")
-            assert ours or not seen.start or seen.all(b"x-call") == [one.asked.headers[0][1]]
+            assert ours or not seen.start or seen.all(b"x-call") == [one.mark]
             if not ours:
                 assert one.answer.body.startswith(seen.body)
             # The end of such a reply is the end of its connection, by whatever cause.
