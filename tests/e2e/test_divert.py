@@ -88,8 +88,10 @@ def test_a_diverted_answer_has_the_callers_shape(stage: Stage) -> None:
 
 
 def test_a_diverted_answer_is_no_training_data(stage: Stage, tmp_path: Path) -> None:
-    diverted = stage.sidecar.query("SELECT id FROM exchanges WHERE served_by = 'triage'")
-    assert diverted
+    wait_for(
+        "a diverted answer in the store",
+        lambda: stage.sidecar.query("SELECT id FROM exchanges WHERE served_by = 'triage'"),
+    )
     out = tmp_path / "pairs.jsonl"
     done = CliRunner().invoke(
         main, ["export", "--home", str(stage.sidecar.home), "--out", str(out)]
