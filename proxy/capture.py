@@ -1,9 +1,8 @@
 """Capture: events of exchanges into the spool, at next to no cost for the relay's loop.
 
-A tape notes what happens, by reference. Notes become records behind the peers' backs, every 5 ms
-or when there are many. Records go to the thread that writes segments within 10 ms of an exchange's
-end, within 25 ms where none has ended, or at 1 MiB. What can't be kept is dropped, and counted:
-bodies first, heads and endings last.
+What happens becomes a record at once; records go to the thread that writes segments within 10 ms
+of an exchange's end, within 25 ms where none has ended, or at 1 MiB. What can't be kept is dropped,
+and counted: bodies first, heads and endings last.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 
@@ -22,14 +21,12 @@ from proxy.heads import ResponseHead
 from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.segments import Counters, Records, SegmentWriter
-from proxy.writes import AT_ONCE
 
-# Together they are the 10 ms that a crash may cost of what has ended. To wake the writer for pieces
-# of streams alone costs more than all else that is done for them: they wait a little longer.
-_SETTLE_SECONDS: Final = 0.005
-_ENDED_SECONDS: Final = 0.005
-_STREAMED_SECONDS: Final = 0.02
-_SETTLE_NOTES: Final = 64  # some 0.1 ms of work: more at a time would keep a request waiting
+_ENDED_SECONDS: Final = 0.01  # what a crash may cost of what has ended
+# To wake the writer for pieces of streams alone costs more than all else that is done for them:
+# they wait a little longer.
+_STREAMED_SECONDS: Final = 0.025
+_JOIN_BYTES: Final = 64 << 10  # what was made last is still at hand for the processor
 _FLUSH_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
 # Plain integers: reading a member of an enumeration costs more than packing it.
@@ -70,14 +67,13 @@ BLANK: Final = BlankTape()
 
 
 class ExchangeTape:
-    """Notes what happens, by reference; what is made of it waits until the peers are served. Not
-    so large pieces: a turn may bring megabytes of them."""
+    """Of one exchange that is captured."""
 
-    __slots__ = ("_spool", "bodies", "cut", "exchange", "request_bytes", "response_bytes")
+    __slots__ = ("_exchange", "_spool", "bodies", "cut", "request_bytes", "response_bytes")
 
     def __init__(self, spool_: Spool, exchange: bytes, bodies: bool) -> None:
         self._spool = spool_
-        self.exchange = exchange
+        self._exchange = exchange
         self.bodies = bodies  # are they kept?
         self.request_bytes = 0  # seen
         self.response_bytes = 0
@@ -87,34 +83,42 @@ class ExchangeTape:
         self.bodies = True
 
     def routed(self, to: str, why: str) -> None:
-        self._spool.note(_ROUTED, self, (to, why))
+        self._spool.add(_ROUTED, self._exchange, orjson.dumps({"to": to, "why": why}))
 
     def request_body(self, data: bytes) -> None:
-        if self._keeps("request"):
-            self._spool.note(_REQUEST_BODY, self, data)
-            if len(data) >= AT_ONCE:
-                self._spool.settle()
-        else:
-            self.request_bytes += len(data)
+        size = self.request_bytes = self.request_bytes + len(data)
+        whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
+        if self.bodies and (whole or self._keeps("request", size)):
+            self._spool.add(_REQUEST_BODY, self._exchange, data)
 
     def response_body(self, data: bytes) -> None:
-        if self._keeps("response"):
-            self._spool.note(_RESPONSE_BODY, self, data)
-            if len(data) >= AT_ONCE:
-                self._spool.settle()
-        else:
-            self.response_bytes += len(data)
+        size = self.response_bytes = self.response_bytes + len(data)
+        whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
+        if self.bodies and (whole or self._keeps("response", size)):
+            self._spool.add(_RESPONSE_BODY, self._exchange, data)
 
-    def _keeps(self, side: str) -> bool:
-        return self.bodies and (self.cut is None or side not in self.cut)
+    def _keeps(self, side: str, size: int) -> bool:
+        """Once cut, a body stays cut: one with a hole would be read as whole."""
+        spool_ = self._spool
+        if size <= spool_.body_limit:
+            return self.cut is None or side not in self.cut
+        if self.cut is None:
+            self.cut = {}
+        if side not in self.cut:
+            self.cut[side] = spool_.refuses_bodies or "limit"
+            spool_.counters.bodies_cut += 1
+        return False
 
     def response_head(self, head: ResponseHead) -> None:
-        self._spool.note(_RESPONSE_HEAD, self, head)
+        headers = self._spool.redactor.response(head)
+        said = b'{"status":%d,"headers":%b}' % (head.status, headers)
+        self._spool.add(_RESPONSE_HEAD, self._exchange, said)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        self._spool.note(_CLOSED, self, (outcome, error))
+        self._spool.add(_CLOSED, self._exchange, self._ending(outcome, error))
+        self._spool.flush_within(_ENDED_SECONDS)
 
-    def ending(self, outcome: Outcome, error: str | None) -> bytes:
+    def _ending(self, outcome: Outcome, error: str | None) -> bytes:
         return b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
             outcome.encode(),
             b"null" if error is None else orjson.dumps(error),
@@ -125,7 +129,7 @@ class ExchangeTape:
 
 
 class Spool:
-    """The loop's side: builds records, batches them, and knows the bounds."""
+    """The loop's side: makes records, batches them, and knows the bounds."""
 
     def __init__(
         self,
@@ -142,96 +146,52 @@ class Spool:
         self._policy_limit = policy.body_bytes
         self._loop = loop
         self._ids = ids
-        self._noted: list[tuple[float, int, ExchangeTape, Any]] = []
-        self._settling: asyncio.TimerHandle | None = None
+        self._made: list[bytes] = []
+        self._made_bytes = 0
         self._records: list[Records] = []
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the timer ends
         self._writer = SegmentWriter(folder, policy, self.counters)
 
     def open(self, about: bytes, bodies: bool) -> tuple[bytes, Tape]:
         """A new exchange: its id and its tape. `about`: what `Redactor.request` said of it."""
-        exchange = self._ids.next()
-        tape = ExchangeTape(self, exchange, bodies)
-        self.note(_OPENED, tape, (time.time(), about))
-        return exchange, tape
-
-    def note(self, kind: int, tape: ExchangeTape, what: Any) -> None:
-        if not self._noted:
-            self._settling = self._loop.call_later(_SETTLE_SECONDS, self.settle)
-        elif len(self._noted) == _SETTLE_NOTES:
-            self._loop.call_soon(self.settle)
-        self._noted.append((_monotonic(), kind, tape, what))
-
-    # -- from notes to records
-
-    def settle(self) -> None:
-        """Make records of what was noted."""
-        noted, self._noted = self._noted, []
-        if self._settling is not None:
-            self._settling.cancel()
-            self._settling = None
         if self.refuses_bodies not in ("dropped", self._writer.refuses):
             self._refuse_bodies(self._writer.refuses)
-        within = _STREAMED_SECONDS
-        made: list[bytes] = []
-        for at, kind, tape, what in noted:
-            if kind == _RESPONSE_BODY:
-                tape.response_bytes += len(what)
-                if not self._keeps(tape, "response", tape.response_bytes):
-                    continue
-            elif kind == _REQUEST_BODY:
-                tape.request_bytes += len(what)
-                if not self._keeps(tape, "request", tape.request_bytes):
-                    continue
-            else:
-                if kind == _CLOSED:
-                    within = _ENDED_SECONDS
-                what = self._said(kind, tape, what)
-            made += (_record(len(what), kind, tape.exchange, at), what)
-            self._waiting += len(what) + _RECORD_BYTES
-            if self._waiting > _FLUSH_BYTES:
-                self._join(made)
-                made = []
-                self._much_waiting()
-        if made:
-            self._join(made)
-        self._flush_within(within)
+        exchange = self._ids.next()
+        self.counters.exchanges += 1
+        said = b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, time.time(), about)
+        self.add(_OPENED, exchange, said)
+        return exchange, ExchangeTape(self, exchange, bodies)
 
-    def _join(self, made: list[bytes]) -> None:
+    def add(self, kind: int, exchange: bytes, payload: bytes) -> None:
+        if self._timer is None:
+            self.flush_within(_STREAMED_SECONDS)
+        size = len(payload)
+        self._made += (_record(size, kind, exchange, _monotonic()), payload)
+        self._made_bytes += size + _RECORD_BYTES
+        if self._made_bytes >= _JOIN_BYTES:
+            self._join()
+
+    def _join(self) -> None:
         """Here and not in the writer: what they were made of is let go while it is at hand."""
-        self._records.append(Records(len(made) // 2, b"".join(made)))
+        if not self._made:
+            return
+        self._records.append(Records(len(self._made) // 2, b"".join(self._made)))
+        self._waiting += self._made_bytes
+        self._made = []
+        self._made_bytes = 0
+        if self._waiting > _FLUSH_BYTES:
+            self._much_waiting()
 
-    def _flush_within(self, seconds: float) -> None:
+    def flush_within(self, seconds: float) -> None:
+        due = _monotonic() + seconds
         if self._timer is not None:
-            if self._timer.when() <= self._loop.time() + seconds:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_later(seconds, self._flush)
-
-    def _keeps(self, tape: ExchangeTape, side: str, size: int) -> bool:
-        """Once cut, a body stays cut: one with a hole would be read as whole."""
-        if not tape.bodies:
-            return False
-        if tape.cut is None:
-            if size <= self.body_limit:
-                return True
-            tape.cut = {}
-        if side not in tape.cut and size > self.body_limit:
-            tape.cut[side] = self.refuses_bodies or "limit"
-            self.counters.bodies_cut += 1
-        return side not in tape.cut
-
-    def _said(self, kind: int, tape: ExchangeTape, what: Any) -> bytes:
-        if kind == _RESPONSE_HEAD:
-            return b'{"status":%d,"headers":%b}' % (what.status, self.redactor.response(what))
-        if kind == _CLOSED:
-            return tape.ending(*what)
-        if kind == _OPENED:
-            self.counters.exchanges += 1
-            return b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, *what)
-        to, why = what
-        return orjson.dumps({"to": to, "why": why})
 
     def _much_waiting(self) -> None:
         if not self._writer.busy:
@@ -251,10 +211,11 @@ class Spool:
 
     def _flush(self) -> None:
         self._timer = None
+        self._join()
         if not self._records:
             return
         if self._writer.busy:
-            self._flush_within(_ENDED_SECONDS)
+            self.flush_within(_ENDED_SECONDS)
             return
         self._writer.submit(self._records)
         self._records = []
@@ -263,7 +224,7 @@ class Spool:
 
     def close(self) -> None:
         """Write all that is left, and block until it is written: only when the work is done."""
-        self.settle()
+        self._join()
         if self._timer is not None:
             self._timer.cancel()
         self._writer.close(self._records)
