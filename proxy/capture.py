@@ -1,8 +1,9 @@
 """Capture: events of exchanges into the spool, at next to no cost for the relay's loop.
 
-What happens becomes a record at once; records go to the thread that writes segments within 10 ms
-of an exchange's end, within 25 ms where none has ended, or at 1 MiB. What can't be kept is dropped,
-and counted: bodies first, heads and endings last.
+Heads and endings are noted, by reference, and become records behind the peers' backs, every 5 ms
+or when there are many. Pieces of streams become records at once. Records go to the thread that
+writes segments within 10 ms of an exchange's end, within 25 ms where none has ended, or at 1 MiB.
+What can't be kept is dropped, and counted: bodies first, heads and endings last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import orjson
 
@@ -21,8 +22,12 @@ from proxy.heads import ResponseHead
 from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.segments import Counters, Records, SegmentWriter
+from proxy.writes import AT_ONCE
 
-_ENDED_SECONDS: Final = 0.01  # what a crash may cost of what has ended
+# Together they are the 10 ms that a crash may cost of what has ended.
+_SETTLE_SECONDS: Final = 0.005
+_ENDED_SECONDS: Final = 0.005
+_SETTLE_NOTES: Final = 64  # some 0.1 ms of work: more at a time would keep a request waiting
 # To wake the writer for pieces of streams alone costs more than all else that is done for them:
 # they wait a little longer.
 _STREAMED_SECONDS: Final = 0.025
@@ -83,19 +88,19 @@ class ExchangeTape:
         self.bodies = True
 
     def routed(self, to: str, why: str) -> None:
-        self._spool.add(_ROUTED, self._exchange, orjson.dumps({"to": to, "why": why}))
+        self._spool.note(_ROUTED, self._exchange, (to, why))
 
     def request_body(self, data: bytes) -> None:
         size = self.request_bytes = self.request_bytes + len(data)
         whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
         if self.bodies and (whole or self._keeps("request", size)):
-            self._spool.add(_REQUEST_BODY, self._exchange, data)
+            self._spool.piece(_REQUEST_BODY, self._exchange, data)
 
     def response_body(self, data: bytes) -> None:
         size = self.response_bytes = self.response_bytes + len(data)
         whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
         if self.bodies and (whole or self._keeps("response", size)):
-            self._spool.add(_RESPONSE_BODY, self._exchange, data)
+            self._spool.piece(_RESPONSE_BODY, self._exchange, data)
 
     def _keeps(self, side: str, size: int) -> bool:
         """Once cut, a body stays cut: one with a hole would be read as whole."""
@@ -110,15 +115,12 @@ class ExchangeTape:
         return False
 
     def response_head(self, head: ResponseHead) -> None:
-        headers = self._spool.redactor.response(head)
-        said = b'{"status":%d,"headers":%b}' % (head.status, headers)
-        self._spool.add(_RESPONSE_HEAD, self._exchange, said)
+        self._spool.note(_RESPONSE_HEAD, self._exchange, head)
 
     def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        self._spool.add(_CLOSED, self._exchange, self._ending(outcome, error))
-        self._spool.flush_within(_ENDED_SECONDS)
+        self._spool.note(_CLOSED, self._exchange, (self, outcome, error))
 
-    def _ending(self, outcome: Outcome, error: str | None) -> bytes:
+    def ending(self, outcome: Outcome, error: str | None) -> bytes:
         return b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
             outcome.encode(),
             b"null" if error is None else orjson.dumps(error),
@@ -146,6 +148,8 @@ class Spool:
         self._policy_limit = policy.body_bytes
         self._loop = loop
         self._ids = ids
+        self._noted: list[tuple[float, int, bytes, Any]] = []
+        self._settling = cast(asyncio.TimerHandle, None)
         self._made: list[bytes] = []
         self._made_bytes = 0
         self._records: list[Records] = []
@@ -160,15 +164,53 @@ class Spool:
             self._refuse_bodies(self._writer.refuses)
         exchange = self._ids.next()
         self.counters.exchanges += 1
-        said = b'{"seq":%d,"at":%.6f,%b' % (self.counters.exchanges, time.time(), about)
-        self.add(_OPENED, exchange, said)
+        self.note(_OPENED, exchange, (self.counters.exchanges, time.time(), about))
         return exchange, ExchangeTape(self, exchange, bodies)
 
-    def add(self, kind: int, exchange: bytes, payload: bytes) -> None:
+    def note(self, kind: int, exchange: bytes, what: Any) -> None:
+        """Make a record of it when the peers have been served."""
+        if not self._noted:
+            self._settling = self._loop.call_later(_SETTLE_SECONDS, self._settle)
+        elif len(self._noted) == _SETTLE_NOTES:
+            self._loop.call_soon(self._settle)
+        self._noted.append((_monotonic(), kind, exchange, what))
+
+    def piece(self, kind: int, exchange: bytes, data: bytes) -> None:
+        if self._noted and len(data) < AT_ONCE:
+            self._noted.append((_monotonic(), kind, exchange, data))  # in its turn
+            return
+        self._settle()
+        self._add(_monotonic(), kind, exchange, data)
         if self._timer is None:
-            self.flush_within(_STREAMED_SECONDS)
+            self._flush_within(_STREAMED_SECONDS)
+
+    def _settle(self) -> None:
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+        self._settling.cancel()
+        within = _STREAMED_SECONDS
+        for at, kind, exchange, what in noted:
+            if kind == _CLOSED:
+                within = _ENDED_SECONDS
+            whole = kind in (_REQUEST_BODY, _RESPONSE_BODY)
+            self._add(at, kind, exchange, what if whole else self._said(kind, what))
+        self._flush_within(within)
+
+    def _said(self, kind: int, what: Any) -> bytes:
+        if kind == _RESPONSE_HEAD:
+            return b'{"status":%d,"headers":%b}' % (what.status, self.redactor.response(what))
+        if kind == _CLOSED:
+            ending: bytes = what[0].ending(*what[1:])
+            return ending
+        if kind == _OPENED:
+            return b'{"seq":%d,"at":%.6f,%b' % what
+        to, why = what
+        return orjson.dumps({"to": to, "why": why})
+
+    def _add(self, at: float, kind: int, exchange: bytes, payload: bytes) -> None:
         size = len(payload)
-        self._made += (_record(size, kind, exchange, _monotonic()), payload)
+        self._made += (_record(size, kind, exchange, at), payload)
         self._made_bytes += size + _RECORD_BYTES
         if self._made_bytes >= _JOIN_BYTES:
             self._join()
@@ -184,7 +226,7 @@ class Spool:
         if self._waiting > _FLUSH_BYTES:
             self._much_waiting()
 
-    def flush_within(self, seconds: float) -> None:
+    def _flush_within(self, seconds: float) -> None:
         due = _monotonic() + seconds
         if self._timer is not None:
             if self._due <= due:
@@ -215,7 +257,7 @@ class Spool:
         if not self._records:
             return
         if self._writer.busy:
-            self.flush_within(_ENDED_SECONDS)
+            self._flush_within(_ENDED_SECONDS)
             return
         self._writer.submit(self._records)
         self._records = []
@@ -224,6 +266,7 @@ class Spool:
 
     def close(self) -> None:
         """Write all that is left, and block until it is written: only when the work is done."""
+        self._settle()
         self._join()
         if self._timer is not None:
             self._timer.cancel()
