@@ -51,6 +51,11 @@ class Home:
         return self.root / "state.json"
 
     @property
+    def authority(self) -> Path:
+        """The folder of the certificate authority, see `proxy.authority`."""
+        return self.root / "ca"
+
+    @property
     def recorder_socket(self) -> Path:
         return self.run / "recorder.sock"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -270,6 +271,84 @@ class Limits:
     )
 
 
+def _host_pattern(value: Any, path: str) -> str:
+    """A host name, lower-case, or one with its first label as `*`."""
+    hint = "must be a host name, or one that begins with '*.', e.g. *.openai.azure.com"
+    if not isinstance(value, str) or not re.fullmatch(
+        r"(?i)(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?",
+        value,
+    ):
+        raise PolicyError(path, value, hint)
+    return value.lower()
+
+
+def _host_port(value: Any, path: str) -> str:
+    hint = "must be HOST:PORT, e.g. 10.1.2.3:8443 or [fd00::5]:443"
+    if not isinstance(value, str) or not re.fullmatch(
+        r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}", value
+    ):
+        raise PolicyError(path, value, hint)
+    host, _, port = value.lower().rpartition(":")
+    if not 0 < int(port) < 65536:
+        raise PolicyError(path, value, hint)
+    return f"{host}:{int(port)}"
+
+
+def _host_or_network(value: Any, path: str) -> str:
+    """What may be denied: names as above, addresses and networks."""
+    try:
+        return str(ip_network(value, strict=False))
+    except (ValueError, TypeError):
+        return _host_pattern(value, path)
+
+
+def _network(value: Any, path: str) -> str:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return str(ip_network(value))
+    except ValueError:
+        raise PolicyError(
+            path, value, "must be a network or an address, e.g. 10.0.0.0/8 or fd00::/8"
+        ) from None
+
+
+def _list(parse: Parse, what: str) -> Parse:
+    def parse_all(value: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise PolicyError(path, value, f"must be a list of {what}")
+        return tuple(parse(item, f"{path}[{i}]") for i, item in enumerate(value))
+
+    return parse_all
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a client may reach that uses the sidecar as its HTTP proxy."""
+
+    enabled: bool = _setting(_truth, "serve as a proxy; `forward: false` says the same", True)
+    intercept: tuple[str, ...] = _setting(
+        _list(_host_pattern, "host names"),
+        "hosts whose TLS is taken over and recorded; a new domain needs a new authority",
+        ("api.openai.com", "*.api.openai.com", "*.openai.azure.com"),
+    )
+    deny: tuple[str, ...] = _setting(
+        _list(_host_or_network, "host names, addresses or networks"),
+        "never reached, besides loopback, link-local and metadata addresses",
+        (),
+    )
+    allow: tuple[str, ...] = _setting(
+        _list(_host_port, "HOST:PORT"), "reached in spite of what is denied, and other ports", ()
+    )
+
+
+def _forward(value: Any, path: str) -> Forward:
+    if isinstance(value, bool):
+        return Forward(enabled=value)
+    found: Forward = _section(Forward, value, path)
+    return found
+
+
 def _choice(value: Any, path: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise PolicyError(path, value, f"must be one of {', '.join(allowed)}")
@@ -312,6 +391,12 @@ class Policy:
     rollout: Rollout = _setting(_nested(Rollout), "gate and steps", Rollout())
     divert: Divert = _setting(_nested(Divert), "how local answers are served", Divert())
     shadow: Shadow = _setting(_nested(Shadow), "background runs", Shadow())
+    forward: Forward = _setting(_forward, "as an HTTP proxy, with interception", Forward())
+    clients: tuple[str, ...] = _setting(
+        _list(_network, "networks"),
+        "networks that may use the data port, besides this machine itself",
+        (),
+    )
     timeouts: Timeouts = _setting(_nested(Timeouts), "of the relay", Timeouts())
     connections: Connections = _setting(
         _nested(Connections), "kept to upstreams and local models", Connections()

@@ -139,7 +139,7 @@ class ClientConnection(asyncio.Protocol):
             return False  # its body first, unread
         assert request.head is not None
         try:
-            head, body = self._relay.own_page(request.head.path)
+            head, body = self._relay.own_page(request.head.target)
         except Refused as refused:
             head, body = error_answer(refused)
         self._write_answer(request, head, body)

@@ -57,7 +57,7 @@ class Door(asyncio.Protocol):
         refused, self._refused = self._refused, None
         assert refused is not None
         try:
-            head, body = self._relay.own_page(_own_path(data, refused))
+            head, body = self._relay.own_page(_own_target(data, refused))
         except Refused as error:
             self._relay.refused += 1
             self._relay.overloaded += 1
@@ -66,10 +66,10 @@ class Door(asyncio.Protocol):
         self._transport.write(said if data.startswith(b"HEAD ") else said + body)
 
 
-def _own_path(data: bytes, refused: Refused) -> bytes:
-    """The path that is asked for, if it is one of ours. Else raises what is to be said."""
+def _own_target(data: bytes, refused: Refused) -> bytes:
+    """The target that is asked for, if it is one of ours. Else raises what is to be said."""
     method, _, rest = data.partition(b" ")
-    path = rest.partition(b" ")[0].partition(b"?")[0]
-    if method not in (b"GET", b"HEAD") or not path.startswith(RESERVED):
+    target = rest.partition(b" ")[0]
+    if method not in (b"GET", b"HEAD") or not target.startswith(RESERVED):
         raise refused
-    return path
+    return target

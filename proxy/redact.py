@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 
+from policies.proof import proof
 from proxy.heads import RequestHead, ResponseHead
 from proxy.shapes import Shape, Values
 
@@ -43,6 +44,10 @@ class Redactor:
 
     def digest(self, value: bytes) -> str:
         return hashlib.blake2b(value, key=self._key, digest_size=12).hexdigest()
+
+    def proof(self, nonce: bytes) -> str:
+        """That we hold the install key, for who holds it too."""
+        return proof(self._key, nonce)
 
     def key_hash(self, credentials: tuple[bytes, ...]) -> str | None:
         """One hash over all credentials: the same key under another project is another caller."""

@@ -147,10 +147,18 @@ class Relay:
             return self.limits.obstacle(len(self.clients), 0, 0)
         return self.limits.obstacle(-1, self.in_flight, self.meter.resident)
 
-    def own_page(self, path: bytes) -> tuple[ResponseHead, bytes]:
-        """Paths below /_understudy/ are ours; liveness depends on nothing but this process."""
+    def own_page(self, target: bytes) -> tuple[ResponseHead, bytes]:
+        """Paths below /_understudy/ are ours; liveness depends on nothing but this process.
+
+        Health asked with ?nonce=... proves who answers: only who holds the home's install key can
+        give this `proof`.
+        """
+        path, _, query = target.partition(b"?")
         if path == _HEALTH:
-            return json_answer(200, self.health())
+            health = self.health()
+            if query.startswith(b"nonce="):
+                health["proof"] = self.redactor.proof(query.removeprefix(b"nonce="))
+            return json_answer(200, health)
         if path == _METRICS:
             return self._metrics()
         raise Refused(
