@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -30,8 +31,11 @@ from policies.listeners import Listeners
 from policies.policy import Policy
 from policies.settings import Settings, dump, plain
 from policies.way_out import from_environment
+from proxy.authority import Authority, AuthorityError, make
+from proxy.bundle import bundle
 
 _BACKLOG: Final = 1024
+_CREDENTIALS: Final = "UNDERSTUDY_PROXY_CREDENTIALS"
 _STEADY_SECONDS: Final = 10.0  # a child that ran this long starts again without delay
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = {"proxy": 2.0}
@@ -135,6 +139,14 @@ def bind(address: tuple[str, int], option: str) -> socket.socket:
     return bound
 
 
+def _credentials(environment: Mapping[str, str]) -> str:
+    """Of strangers who use the forward proxy: user:password, or empty."""
+    found = environment.get(_CREDENTIALS, "")
+    if found and (":" not in found or not found.isprintable() or found.startswith(":")):
+        raise StartError(f"{_CREDENTIALS}: (not shown): must be user:password")
+    return found
+
+
 def _refuse_loops(policy: Policy, listeners: Listeners) -> None:
     """An upstream that is literally ourselves. Names that lead here are seen when dialled."""
     for url in (policy.upstream, *(upstream.url for upstream in policy.upstreams)):
@@ -157,6 +169,8 @@ class Supervisor:
     _install_key: str = ""
     admin_token: str = ""
     _way_out: dict[str, str] = field(default_factory=dict, repr=False)
+    _credentials: str = field(default="", repr=False)
+    forward_off: str = ""  # why there is no forward proxy, though the policy wants one
     _sockets: list[socket.socket] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -173,7 +187,10 @@ class Supervisor:
         _refuse_loops(self.policy, listeners)
         # As set for the sidecar itself; of the children only the proxy is told, and by no variable.
         self._way_out = from_environment(os.environ, listeners)
+        self._credentials = _credentials(os.environ)
+        self._refuse_strangers(data)
         self._install_key = secret_file(home.install_key)
+        self.forward_off = self._prepare_authority(home)
         self.admin_token = secret_file(home.admin_token)
         try:
             run_dir, self._run_lock = runtime.make()
@@ -194,6 +211,31 @@ class Supervisor:
             return
         models = [Child("model", candidate=c.name) for c in self.policy.candidates]
         self.children = [Child("recorder"), *proxies, *models, Child("director", fd=admin.fileno())]
+
+    def _refuse_strangers(self, data: socket.socket) -> None:
+        """Bound beyond this machine, somebody must say who may come in."""
+        host = data.getsockname()[0]
+        if ip_address(host).is_loopback or self.policy.clients or self._credentials:
+            return
+        raise StartError(
+            f"--listen {host}: others could use it, and reach what this machine reaches; list "
+            f"their networks under 'clients' in the policy, or set {_CREDENTIALS}=user:password"
+        )
+
+    def _prepare_authority(self, home: Home) -> str:
+        """Made at first use. What is wrong with it keeps nobody from OPENAI_BASE_URL."""
+        forward = self.policy.forward
+        if not forward.enabled:
+            return ""
+        try:
+            if not home.authority.exists():
+                make(home.authority, forward.intercept)
+            Authority.load(home.authority, forward.intercept)
+            bundle(home.authority)
+        except (AuthorityError, OSError) as error:
+            _warn(f"no forward proxy, OPENAI_BASE_URL only: {error}")
+            return str(error)
+        return ""
 
     def shown_addresses(self) -> tuple[str, str]:
         return _shown(self.addresses.data), _shown(self.addresses.admin)
@@ -279,6 +321,7 @@ class Supervisor:
             admin_token=self.admin_token if child.role == "director" else "",
             listening=list(self.shown_addresses()) if child.role == "proxy" else [],
             way_out=self._way_out if child.role == "proxy" else {},
+            credentials=self._credentials if child.role == "proxy" else "",
         )
 
     def _write_state(self) -> None:

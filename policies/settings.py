@@ -21,7 +21,8 @@ class Settings:
     """`fd`: the listening socket handed down, where the role has one. `candidate`: model only.
 
     `worker`: which of the proxies this is, from 1. For proxies only: `listening`, where the
-    sidecar listens, as host:port, and `way_out`, what `policies.way_out.WayOut.of` takes.
+    sidecar listens, as host:port; `way_out`, what `policies.way_out.WayOut.of` takes;
+    `credentials`, user:password of strangers who use the forward proxy.
     """
 
     role: str  # proxy | recorder | director | model
@@ -36,6 +37,7 @@ class Settings:
     admin_token: str = field(default="", repr=False)
     listening: list[str] = field(default_factory=list)
     way_out: dict[str, str] = field(default_factory=dict, repr=False)  # may hold a password
+    credentials: str = field(default="", repr=False)
 
     @property
     def home(self) -> Home:

@@ -38,6 +38,8 @@ def error_answer(refused: Refused) -> tuple[ResponseHead, bytes]:
     headers = [(b"x-understudy-error", refused.code.encode())]
     if refused.status == 405:
         headers.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    if refused.status == 407:
+        headers.append((b"Proxy-Authenticate", b'Basic realm="understudy"'))
     if refused.status == 503:
         headers.append((b"Retry-After", b"1"))
     return json_answer(refused.status, {"error": error}, headers)

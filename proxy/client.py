@@ -11,14 +11,17 @@ import select
 import socket
 import struct
 import time
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.answers import error_answer
 from proxy.exchange import Exchange
 from proxy.heads import Refused, ResponseHead, chunk
 from proxy.relay import Relay
-from proxy.request_reader import Request, RequestReader
+from proxy.request_reader import Reading, Request, RequestReader
 from proxy.writes import AT_ONCE, write_out
+
+if TYPE_CHECKING:
+    from policies.forward import Target
 
 # A closed client and one that only closed its sending side look the same. An answer that is on its
 # way may still arrive for this long; then the client counts as gone and the upstream is let go.
@@ -29,10 +32,12 @@ _MOST_EARLY: Final = 64 * 1024  # bytes behind an offer to upgrade, until it is 
 
 
 class ClientConnection(asyncio.Protocol):
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, site: Reading | None = None) -> None:
+        """`site`: of the intercepted host that it was opened to."""
         self._relay = relay
         self._transport = cast(asyncio.Transport, None)
-        self._reader = RequestReader(relay)
+        self._reader = RequestReader(site or relay)
+        self._trusted = site is not None  # else by its address
         self._requests = self._reader.requests
         self._out: list[bytes] = []  # of the reply, not yet written
         self._tunnel: Exchange | None = None  # another protocol is spoken
@@ -52,6 +57,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._relay.clients.add(self)
+        if not self._trusted:
+            peer = transport.get_extra_info("peername")
+            self._trusted = self._relay.forward.access.trusts(peer)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -124,6 +132,10 @@ class ClientConnection(asyncio.Protocol):
         self._relay.requests += 1
         if self._relay.traits(request.head).ours:
             return self._answer_ourselves(request)
+        if not self._trusted and request.refused is None:
+            request.refused = self._relay.forward.stranger(request.head)
+        if request.connect is not None and request.refused is None:
+            return self._hand_over(request.connect)
         if self._relay.limits.bounds_requests and request.refused is None:
             request.refused = self._relay.overload()
         request.exchange = Exchange(self, self._relay, request.head, request.length)
@@ -132,6 +144,17 @@ class ClientConnection(asyncio.Protocol):
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.flush()
         return True
+
+    def _hand_over(self, asked: Target) -> bool:
+        """What follows is a tunnel's: this connection is not ours any more."""
+        early = self._reader.take_early()
+        self._requests.clear()
+        self.update_reading()
+        self._closing = True
+        self._relay.clients.discard(self)
+        self._reader.close()
+        self._relay.forward.open(self._relay, asked, self._transport, early)
+        return False
 
     def _answer_ourselves(self, request: Request) -> bool:
         if not request.ended and request.refused is None:

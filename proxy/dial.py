@@ -5,25 +5,34 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import TypeVar
 
+from policies.forward import Rules, Target
 from policies.listeners import Listeners
 from policies.way_out import UpstreamProxy, WayOut
-from proxy.addresses import Lookups, race
+from proxy.addresses import Address, Lookups, race
 from proxy.heads import Refused
 from proxy.origin import Origin
+from proxy.secured import Secured
 from proxy.tls import UpstreamTls, reason
 from proxy.tunnel import tunnel
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Dialer:
     """One connection at a time, never kept. A unix socket is dialled as it is."""
 
     def __init__(
-        self, way_out: WayOut, listeners: Listeners, lookups: Lookups | None = None
+        self,
+        way_out: WayOut,
+        listeners: Listeners,
+        lookups: Lookups | None = None,
+        rules: Rules | None = None,
     ) -> None:
+        """`rules`: for origins that clients named."""
+        self._rules = rules
         self._way_out = way_out
         self._listeners = listeners
         self._lookups = lookups or Lookups()
@@ -34,7 +43,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         if origin.path:
             return (await loop.create_unix_connection(factory, origin.path))[1]
-        connected = await self._connected(origin)
+        connected = await self.reach(origin)
         if origin.tls:
             return await self._secured(connected, origin.host, factory)
         return (await loop.create_connection(factory, sock=connected))[1]
@@ -43,11 +52,11 @@ class Dialer:
         """Its TLS session may spare the next connection a handshake."""
         self._tls.remember(transport)
 
-    async def _connected(self, origin: Origin) -> socket.socket:
-        """A socket with the origin at its other end."""
+    async def reach(self, origin: Origin) -> socket.socket:
+        """A socket with the origin at its other end. Raises as `open` does."""
         proxy = self._way_out.proxy_for(origin.host, origin.port, origin.tls)
         if proxy is None:
-            connected = await self._reached(origin.host, origin.port)
+            connected = await race(await self._addresses(origin))
         else:
             connected = await self._proxy_reached(proxy)
         try:
@@ -59,12 +68,22 @@ class Dialer:
             raise
         return connected
 
-    async def _reached(self, host: str, port: int) -> socket.socket:
-        return await race(await self._lookups.find(host, port))
+    async def _addresses(self, origin: Origin) -> list[Address]:
+        """Looked up once, so that what was checked is what is dialled."""
+        found = await self._lookups.find(origin.host, origin.port)
+        if not origin.guarded or self._rules is None:
+            return found
+        target = Target(origin.host, origin.port)
+        whys = {where: self._rules.why_not(ip_address(where[0]), target) for _, where in found}
+        allowed = [address for address in found if not whys[address[1]]]
+        if not allowed:
+            why = next(iter(whys.values()))
+            raise Refused(403, "target_denied", f"the sidecar does not go there: {why}")
+        return allowed
 
     async def _proxy_reached(self, proxy: UpstreamProxy) -> socket.socket:
         try:
-            return await self._reached(proxy.host, proxy.port)
+            return await race(await self._lookups.find(proxy.host, proxy.port))
         except OSError as error:
             why = error.strerror or type(error).__name__
             message = f"the proxy on the way to the upstream can't be reached: {why}"
@@ -78,12 +97,23 @@ class Dialer:
     async def _secured(self, connected: socket.socket, host: str, factory: Callable[[], P]) -> P:
         """TLS on a connected socket. No byte of a call is sent before the peer is verified."""
         loop = asyncio.get_running_loop()
+        protocol = factory()
+        shaken: asyncio.Future[Exception | None] = loop.create_future()
+
+        def tell(error: Exception | None) -> None:
+            if not shaken.done():
+                shaken.set_result(error)
+
+        below, _ = await loop.create_connection(
+            lambda: Secured(self._tls, protocol, tell, host), sock=connected
+        )
         try:
-            return (
-                await loop.create_connection(
-                    factory, sock=connected, ssl=self._tls, server_hostname=host
-                )
-            )[1]
+            if error := await shaken:
+                raise error
+            return protocol
+        except asyncio.CancelledError:
+            below.abort()
+            raise
         except OSError as error:
             self._tls.forget(host)  # should the session be what it stumbled over
             message = f"TLS with the upstream failed: {reason(error)}"

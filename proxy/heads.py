@@ -151,6 +151,14 @@ class RequestHead:
         return self._at(self.shape.session)
 
     @property
+    def proxy_authorization(self) -> bytes:
+        """For us, and never sent on."""
+        for name, value in zip(self.shape.names, self.shape.every(self.values), strict=True):
+            if name.lower() == b"proxy-authorization":
+                return value
+        return b""
+
+    @property
     def credentials(self) -> tuple[bytes, ...]:
         return self.shape.credentials(self.values)
 

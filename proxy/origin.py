@@ -7,13 +7,15 @@ from urllib.parse import urlsplit
 
 
 class Origin(NamedTuple):
-    """Where calls go: a host, or a unix socket (`path`)."""
+    """Where calls go: a host, or a unix socket (`path`). `guarded`: a client named it, so that each
+    address is checked before it is dialled."""
 
     host: str = ""
     port: int = 0
     tls: bool = False
     prefix: bytes = b""
     path: str = ""
+    guarded: bool = False
 
     @property
     def host_header(self) -> bytes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from policies.policy import Connections, Timeouts
 from proxy.dial import Dialer
@@ -12,6 +15,8 @@ from proxy.known import KnownReplies
 from proxy.origin import Origin
 from proxy.upstream import UpstreamConnection
 from proxy.writes import Writes
+
+T = TypeVar("T")
 
 
 class Pool:
@@ -46,9 +51,18 @@ class Pool:
 
     async def connect(self, origin: Origin) -> UpstreamConnection:
         """A new connection. Raises Refused: 502 when there is none, 504 when it took too long."""
+        return await self._in_time(
+            self._dialer.open(origin, lambda: UpstreamConnection(self, origin))
+        )
+
+    async def reach(self, origin: Origin) -> socket.socket:
+        """A bare connection, for a tunnel. Raises Refused as `connect` does."""
+        return await self._in_time(self._dialer.reach(origin))
+
+    async def _in_time(self, opening: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                return await self._dialer.open(origin, lambda: UpstreamConnection(self, origin))
+                return await opening
         except Refused:
             raise
         except TimeoutError:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from policies import metrics
 from policies.endpoints import OTHER, Endpoint, classify
@@ -25,8 +25,9 @@ from proxy.redact import Redactor
 from proxy.routes import Route, Routes
 
 if TYPE_CHECKING:
-    from proxy.client import ClientConnection
+    from policies.forward import Target
     from proxy.door import Door
+    from proxy.forward import Forwarding
 
 RESERVED: Final = b"/_understudy/"
 _HEALTH: Final = b"/_understudy/health"
@@ -43,6 +44,15 @@ class Traits:
     key: str | None
     about: bytes
     ours: bool
+    recorded: bool
+
+
+class Guest(Protocol):
+    """A client's connection, whatever it has become."""
+
+    def check(self, now: float) -> None: ...
+    def drain(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -59,12 +69,13 @@ class Relay:
     meter: Meter
     routes: Routes
     limits: Limits
+    forward: Forwarding
     known: KnownRequests = field(default_factory=KnownRequests)
     ids: Ids = field(default_factory=Ids)
     spool: Spool | None = None
     worker: int = 1
     draining: bool = False
-    clients: set[ClientConnection] = field(default_factory=set)
+    clients: set[Guest] = field(default_factory=set)
     told: set[Door] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     requests: int = 0
@@ -81,18 +92,26 @@ class Relay:
     _endpoints: dict[tuple[bytes, bytes], Endpoint] = field(default_factory=dict)
 
     def open_tape(self, traits: Traits) -> tuple[bytes, Tape]:
-        if self.spool is None:
+        if self.spool is None or not traits.recorded:
             return self.ids.next(), BLANK
         return self.spool.open(traits.about, traits.endpoint.keeps_bodies)
+
+    def tunnel_tape(self, target: bytes) -> Tape:
+        """Of a tunnel it is known how long it was and how many bytes went which way."""
+        if self.spool is None:
+            return BLANK
+        about = b'"method":"CONNECT","target":"%b","headers":[],"key":null}' % target
+        return self.spool.open(about, False)[1]
 
     def traits(self, head: RequestHead) -> Traits:
         if head.traits is None:
             key = self.redactor.key_hash(head.credentials)
             head.traits = Traits(
-                endpoint=self._endpoint(head),
+                endpoint=self._endpoint(head) if head.route.recorded else OTHER,
                 key=key,
                 about=b"" if self.spool is None else self.redactor.request(head, key),
-                ours=head.path.startswith(RESERVED),
+                ours=head.path.startswith(RESERVED) and not head.route.forwarded,
+                recorded=head.route.recorded,
             )
         return head.traits
 
@@ -111,11 +130,20 @@ class Relay:
 
     def heads(self, target: bytes) -> RequestHeads:
         """Reads the request for this target on its way to the upstream it belongs to."""
+        if not target.startswith((b"/", b"*")):
+            return self.forward.heads(target)
         route = self.routes.only or self.routes.find(target)
         heads = self._heads.get(route)
         if heads is None:
             heads = self._heads[route] = RequestHeads(route)
         return heads
+
+    def asked(self, target: bytes) -> bytes:
+        """The target that is meant: the sidecar's own name in front of it says nothing."""
+        return self.forward.origin_form(target)
+
+    def connect(self, target: bytes) -> Target:
+        return self.forward.connect(target)
 
     def note_trailers(self, count: int) -> None:
         self.pool.trailers_dropped += count
@@ -128,7 +156,7 @@ class Relay:
         return task
 
     @staticmethod
-    def _check(client: ClientConnection, now: float) -> None:
+    def _check(client: Guest, now: float) -> None:
         try:
             client.check(now)
         except Exception as error:  # the others, and the meter, have their turn all the same
@@ -190,6 +218,7 @@ class Relay:
             "diverting": self.diverter.watch.diverts,
             "breakers": self.diverter.breakers(),
             "trailers_dropped": self.pool.trailers_dropped,
+            "forward": self.forward.health(),
             "capture": None
             if counters is None
             else {
@@ -204,6 +233,7 @@ class Relay:
     def tick(self) -> None:
         """Every 250 ms: files, idle connections, whoever has run out of time, and the counters."""
         self.diverter.poll()
+        self.forward.tick()
         now = time.monotonic()
         self.pool.expire(now)
         for client in list(self.clients):

@@ -22,8 +22,10 @@ from proxy.heads import (
     is_too_large,
 )
 from proxy.known import KnownRequests
+from proxy.shapes import Names
 
 if TYPE_CHECKING:
+    from policies.forward import Target
     from proxy.exchange import Exchange
 
 _TOO_LARGE: Final = (431, "head_too_large", "the head is over 64 KiB or 256 headers")
@@ -33,10 +35,12 @@ class Request:
     """One request that may still be coming in, or be waiting for its turn.
 
     `length` as in RequestHead, but of this request; `early`: bytes behind an offer to upgrade,
-    which are another protocol's if it is taken up and HTTP if not.
+    which are another protocol's if it is taken up and HTTP if not. `connect`: whom a CONNECT asks
+    for; what comes behind it is theirs.
     """
 
-    __slots__ = ("early", "ended", "exchange", "head", "keep_alive", "length", "pieces", "refused")
+    __slots__ = ("connect", "early", "ended", "exchange", "head", "keep_alive", "length", "pieces",
+                 "refused")  # fmt: skip
 
     def __init__(self) -> None:
         self.head: RequestHead | None = None
@@ -44,6 +48,7 @@ class Request:
         self.refused: Refused | None = None
         self.pieces: list[bytes] = []
         self.early: bytes | None = None
+        self.connect: Target | None = None
         self.ended = False
         self.keep_alive = True
         self.exchange: Exchange | None = None
@@ -54,7 +59,9 @@ class Reading(Protocol):
 
     known: KnownRequests
 
+    def asked(self, target: bytes) -> bytes: ...
     def heads(self, target: bytes) -> RequestHeads: ...
+    def connect(self, target: bytes) -> Target: ...
     def note_trailers(self, count: int) -> None: ...
 
 
@@ -183,7 +190,7 @@ class RequestReader:
         pass on is refused as it stands: a new parser goes on, where a body begins if need be."""
         self._parser = httptools.HttpRequestParser(self)
         request = self.requests[-1]
-        if request.head is not None and request.head.upgrade:
+        if request.head is not None and (request.head.upgrade or request.connect is not None):
             request.early = rest
             self.incoming = request
             return b""
@@ -248,15 +255,23 @@ class RequestReader:
         if at < 0:  # RFC 9112 section 3: single spaces, and HTTP's own name
             raise Refused(400, "bad_request", "the request line is not 'method target HTTP/1.1'")
         self._line_end = at + len(line)
-        head = self._shared.heads(self._target).read(
-            method,
-            self._target,
-            version,
-            tuple(names),
-            values,
-        )
-        if not self._target.startswith(b"/") and (self._target, method) != (b"*", b"OPTIONS"):
-            raise Refused(405, "forward_off", "this is no forward proxy; use OPENAI_BASE_URL")
+        if method == b"CONNECT":
+            return self._tunnel_head(version, tuple(names), values)
+        target = self._shared.asked(self._target)
+        if target.startswith(b"*") and (target, method) != (b"*", b"OPTIONS"):
+            raise Refused(405, "bad_target", "only OPTIONS asks for '*'")
+        head = self._shared.heads(target).read(method, target, version, tuple(names), values)
         if self._parser.should_upgrade() and not head.upgrade:
             self._body_follows = head.length != 0
+        return head
+
+    def _tunnel_head(self, version: str, names: Names, values: list[bytes]) -> RequestHead:
+        """Of a CONNECT, which has no body (RFC 9110 section 9.3.6)."""
+        assert self.incoming is not None
+        asked = self._shared.connect(self._target)
+        head = self._shared.heads(b"/").read(b"CONNECT", b"/", version, names, values)
+        if head.length:
+            raise Refused(400, "bad_request", "a CONNECT has no body")
+        self.incoming.connect = asked
+        self.incoming.keep_alive = False  # not to be learnt: what follows is no HTTP
         return head

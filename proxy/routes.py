@@ -10,11 +10,16 @@ from proxy.origin import Origin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """`prefix`: of the paths that go here; `strip`: bytes of it that the upstream is not shown."""
+    """`prefix`: of the paths that go here; `strip`: bytes of it that the upstream is not shown.
+
+    `forwarded`: a client named the upstream; no path of it is ours. `recorded`: may it be captured?
+    """
 
     origin: Origin
     prefix: bytes = b""
     strip: int = 0
+    forwarded: bool = False
+    recorded: bool = True
 
     @classmethod
     def to(cls, url: str, prefix: str = "", strip: bool = False) -> Route:

@@ -10,13 +10,18 @@ import socket
 import sys
 from pathlib import Path
 
+from policies.access import Access
+from policies.forward import Rules
 from policies.listeners import Listeners
+from policies.policy import Policy
 from policies.settings import Settings
 from policies.way_out import WayOut
+from proxy.authority import Authority, AuthorityError
 from proxy.capture import Spool
 from proxy.dial import Dialer
 from proxy.divert import Diverter
 from proxy.door import Door
+from proxy.forward import Forwarding
 from proxy.ids import Ids
 from proxy.limits import Limits
 from proxy.metrics import Meter
@@ -59,7 +64,9 @@ async def run(settings: Settings) -> None:
 def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
     policy = settings.parsed_policy()
     redactor = Redactor(bytes.fromhex(settings.install_key))
-    dialer = Dialer(WayOut.of(**settings.way_out), Listeners.of(settings.listening))
+    listeners = Listeners.of(settings.listening)
+    forward = _forwarding(settings, policy, listeners)
+    dialer = Dialer(WayOut.of(**settings.way_out), listeners, rules=forward.rules)
     pool = Pool(Writes(loop), dialer, policy.timeouts, policy.connections)
     # Nothing recorded, nothing diverted: a plan of an earlier run does not count.
     plan_file = settings.home.plan if policy.capture.enabled else None
@@ -76,11 +83,24 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
         redactor=redactor,
         diverter=Diverter(watch, pool),
         meter=Meter(settings.home.run, settings.worker, settings.home.spool),
+        forward=forward,
         limits=Limits.of(policy.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         worker=settings.worker,
         ids=ids,
         spool=spool,
     )
+
+
+def _forwarding(settings: Settings, policy: Policy, listeners: Listeners) -> Forwarding:
+    """A forward proxy that can't intercept would let calls pass unrecorded: then there is none."""
+    access = Access.of(policy.clients, settings.credentials)
+    if not policy.forward.enabled:
+        return Forwarding(access)
+    try:
+        authority = Authority.load(settings.home.authority, policy.forward.intercept)
+    except AuthorityError as error:
+        return Forwarding(access, off=f"there is no forward proxy: {error}")
+    return Forwarding(access, Rules.of(policy.forward, listeners), authority)
 
 
 def _stop_events(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:

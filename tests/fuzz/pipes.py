@@ -13,6 +13,7 @@ from policies.policy import Connections, Timeouts
 from proxy.client import ClientConnection
 from proxy.dial import Dialer
 from proxy.divert import Diverter
+from proxy.forward import Forwarding
 from proxy.known import KnownRequests
 from proxy.limits import Limits
 from proxy.metrics import Meter
@@ -213,6 +214,7 @@ def relay_on(network: Network, known: KnownRequests) -> Relay:
         meter=NoMeter(),
         routes=Routes(ROUTE),
         limits=Limits(),
+        forward=Forwarding(),
         known=known,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from policies.forward import Target
 from proxy.heads import UNTIL_CLOSE, Refused, RequestHead, RequestHeads, ResponseHead
 from proxy.known import KnownReplies, KnownRequests
 from proxy.redact import Redactor
@@ -47,8 +48,16 @@ class Shared:
     trailers: int = 0
     _heads: RequestHeads = field(default_factory=lambda: RequestHeads(ROUTE))
 
+    def asked(self, target: bytes) -> bytes:
+        return target
+
     def heads(self, target: bytes) -> RequestHeads:
+        if not target.startswith((b"/", b"*")):
+            raise Refused(405, "forward_off", "this is no forward proxy")
         return self._heads
+
+    def connect(self, target: bytes) -> Target:
+        raise Refused(405, "forward_off", "this is no forward proxy")
 
     def note_trailers(self, count: int) -> None:
         self.trailers += count

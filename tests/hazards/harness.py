@@ -103,7 +103,10 @@ class Sidecar:
         return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
     def connect(self, seconds: float = 5.0) -> Peer:
-        client = Peer(socket.create_connection(self.address, seconds), seconds)
+        return self.keep(Peer(socket.create_connection(self.address, seconds), seconds))
+
+    def keep(self, client: Peer) -> Peer:
+        """Close it with the others."""
         self._clients.append(client)
         return client
 
@@ -276,10 +279,10 @@ def sound(sidecar: Sidecar) -> None:
 
 
 @contextlib.contextmanager
-def stage(root: Path) -> Iterator[Stage]:
+def stage(root: Path, policy: dict[str, Any] | None = None) -> Iterator[Stage]:
     """Whatever was done to it, afterwards it works, holds nothing, and has told no secret."""
     upstream = Upstream()
-    sidecar = Sidecar(root, upstream.port)
+    sidecar = Sidecar(root, upstream.port, policy=policy or {})
     try:
         sidecar.start()
         before = Baseline.of(sidecar)

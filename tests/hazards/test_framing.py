@@ -10,6 +10,7 @@ import socket
 
 import pytest
 
+from policies.forward import Target
 from proxy.heads import RequestHeads
 from proxy.known import KnownReplies, KnownRequests
 from proxy.reply_reader import ReplyReader
@@ -44,8 +45,14 @@ class Shared:
         self.known = KnownRequests()
         self.read = RequestHeads(Route.to("http://app"))
 
+    def asked(self, target: bytes) -> bytes:
+        return target
+
     def heads(self, target: bytes) -> RequestHeads:
         return self.read
+
+    def connect(self, target: bytes) -> Target:
+        raise AssertionError("no case asks for a tunnel")
 
     def note_trailers(self, count: int) -> None: ...
 

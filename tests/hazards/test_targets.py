@@ -13,8 +13,15 @@ import orjson
 import pytest
 
 from tests.hazards.cases import REQUEST_WAYS, SEEN, refused, send_in_way, tried
-from tests.hazards.harness import Sidecar
+from tests.hazards.harness import Sidecar, Stage, stage
 from tests.hazards.peers import ANSWER, Upstream, chat, get, post, sized
+
+
+@pytest.fixture(scope="module")
+def on_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("stage"), {"forward": False}) as set_up:
+        yield set_up
+
 
 TARGETS = (
     "//a", "//", "/", "///v1//x///", "/a/../b", "/../../etc/passwd", "/./a/.", "/a/..",
