@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from bin.authority_command import add_authority
 from bin.look import add_commands
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
@@ -179,6 +180,7 @@ def _existing(home: Path) -> None:
 
 
 add_commands(main, _home)
+add_authority(main, _home)
 
 if __name__ == "__main__":
     main()

@@ -228,8 +228,7 @@ class Supervisor:
         if not forward.enabled:
             return ""
         try:
-            if not home.authority.exists():
-                make(home.authority, forward.intercept)
+            make(home.authority, forward.intercept)
             Authority.load(home.authority, forward.intercept)
             bundle(home.authority)
         except (AuthorityError, OSError) as error:

@@ -175,9 +175,9 @@ def _prepared(folder: Path, domains: Iterable[str], now: float) -> Iterator[Path
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(folder)
         made = _aside(folder)
-        _write(made / ROOT, issuer.root.public_bytes(Encoding.PEM), 0o600)
-        _write(made / INTERMEDIATE, issuer.intermediate.public_bytes(Encoding.PEM), 0o600)
-        _write(made / KEY, private_pem(issuer.key), 0o600)
+        _write(made / ROOT, issuer.root.public_bytes(Encoding.PEM))
+        _write(made / INTERMEDIATE, issuer.intermediate.public_bytes(Encoding.PEM))
+        _write(made / KEY, private_pem(issuer.key))
         _sync(made)
         yield made
     except ValueError as error:
@@ -221,9 +221,9 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(left)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(path: Path, data: bytes) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as f:
-        os.fchmod(f.fileno(), mode)  # whatever the umask
+        os.fchmod(f.fileno(), 0o600)  # whatever the umask
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
@@ -247,12 +247,13 @@ def read(folder: Path) -> Issuer:
         raise AuthorityError(f"{folder / KEY}: is not the key of {INTERMEDIATE}; {_NEW}")
     try:
         below.verify_directly_issued_by(root)
-        issuer = Issuer(root, below, key)
-        if not issuer.domains:
-            raise ValueError("signs for no name")
-    except InvalidSignature:
+    except (InvalidSignature, ValueError, TypeError):
         raise AuthorityError(f"{folder / INTERMEDIATE}: {ROOT} has not signed it; {_NEW}") from None
-    except (ValueError, TypeError) as error:
+    issuer = Issuer(root, below, key)
+    try:
+        if not issuer.domains:
+            raise ValueError("signs for no name of a host")
+    except ValueError as error:
         raise AuthorityError(f"{folder / INTERMEDIATE}: {error}; {_NEW}") from None
     return issuer
 

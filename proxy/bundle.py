@@ -121,6 +121,7 @@ def _replace(directory: int, data: bytes) -> None:
     made = f".{BUNDLE}-{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(made, flags, 0o600, dir_fd=directory), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # whatever the umask
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -267,9 +267,11 @@ def response_shape(names: Names, connection: bytes = b"") -> Shape:
 
 
 def response_of(status: int, reason: bytes, pairs: Pairs, length: int) -> ResponseHead:
-    """A response of our own making."""
+    """A response of our own making, with all its headers."""
     shape = response_shape(tuple(name for name, _ in pairs))
-    return _response(status, reason, shape, [value for _, value in pairs], length)
+    lines = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    lines += b"".join(b"%b: %b\r\n" % pair for pair in pairs)
+    return ResponseHead(status, length, lines, shape, [value for _, value in pairs])
 
 
 def _response(

@@ -39,6 +39,7 @@ class Sidecar:
     timeouts: dict[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     policy: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    listen: str = "127.0.0.1"
     process: subprocess.Popen[bytes] = field(init=False)
     address: tuple[str, int] = field(init=False)
     _clients: list[Peer] = field(default_factory=list)
@@ -57,13 +58,13 @@ class Sidecar:
         with self._errors.open("wb") as errors, (self.root / "stdout.txt").open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bin.cli", "serve", "--home", str(self.home),
-                 "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--policy", str(policy)],
+                 "--listen", f"{self.listen}:0", "--admin", "127.0.0.1:0", "--policy", str(policy)],
                 stdout=said,
                 stderr=errors,
                 env=os.environ | self.environment,
             )  # fmt: skip
-        host, _, port = wait_for(self._data_address, 20).rpartition(":")
-        self.address = (host, int(port))
+        port = wait_for(self._data_address, 20).rpartition(":")[2]
+        self.address = ("127.0.0.1", int(port))
         wait_for(lambda: self.health() if self.health()["status"] == "ok" else None, 20)
         wait_for((self.home / "understudy.db").exists, 20)  # the recorder is up too
 
@@ -102,8 +103,15 @@ class Sidecar:
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
-    def connect(self, seconds: float = 5.0) -> Peer:
-        return self.keep(Peer(socket.create_connection(self.address, seconds), seconds))
+    def connect(self, seconds: float = 5.0, host: str = "127.0.0.1") -> Peer:
+        where = (host, self.address[1])
+        return self.keep(Peer(socket.create_connection(where, seconds), seconds))
+
+    def outer_address(self) -> str:
+        """One of this machine that is not loopback: no packet is sent to find it."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("203.0.113.1", 9))
+            return str(probe.getsockname()[0])
 
     def keep(self, client: Peer) -> Peer:
         """Close it with the others."""
