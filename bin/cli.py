@@ -14,6 +14,7 @@ import click
 
 from bin.authority_command import add_authority
 from bin.look import add_commands
+from bin.run_command import add_run
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
 from policies.policy import Policy, PolicyError, build
@@ -181,6 +182,7 @@ def _existing(home: Path) -> None:
 
 add_commands(main, _home)
 add_authority(main, _home)
+add_run(main, _home)
 
 if __name__ == "__main__":
     main()

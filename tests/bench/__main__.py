@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import open_streams, recording, sections, workers
+from tests.bench import interception, open_streams, recording, sections, workers
 from tests.bench.figures import Row, single
 from tests.bench.machine import Missing, Neighbours, biggest_disk, needs_disk
 from tests.bench.sections import Bench
@@ -28,6 +28,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "streams": sections.streams,
     "latency": sections.latency,
     "tls": sections.tls,
+    "interception": interception.interception,
     "shadow": sections.shadow,
     "workers": workers.workers,
     "saturation": recording.saturation,

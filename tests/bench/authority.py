@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_EXTENSIONS: Final = "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n"
+_EXTENSIONS: Final = (
+    "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:api.openai.com\nbasicConstraints=CA:FALSE\n"
+)
 _EC: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
