@@ -28,7 +28,7 @@ RUN apt-get update \
  && install -d -o understudy -g understudy -m 0700 /home/understudy
 COPY --from=build /opt/understudy /opt/understudy
 ENV PATH=/opt/understudy/bin:$PATH UNDERSTUDY_HOME=/home/understudy PYTHONUNBUFFERED=1
-USER understudy
+USER 10001:10001
 VOLUME /home/understudy
 EXPOSE 4141
 # Bound to all addresses it starts only with a policy that lists `clients`, or with credentials.

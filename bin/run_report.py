@@ -14,6 +14,7 @@ from policies.metrics import Sample, total
 _RUNTIMES: Final[Mapping[str, str]] = {
     r"python[\d.]*|pypy[\d.]*|uv|uvx|pipx|poetry|pdm|hatch|pytest|gunicorn|uvicorn": "python",
     r"node|nodejs|npm|npx|pnpm|yarn|tsx|ts-node|next": "node",
+    r"ruby|bundle|rails|rake": "ruby",
     r"java|mvn|mvnw|gradle|gradlew|kotlin|scala|sbt": "java",
     r"docker|podman|nerdctl|docker-compose|kubectl": "container",
     r"ssh|sudo|su|doas": "elsewhere",
@@ -31,8 +32,13 @@ _HINTS: Final[Mapping[tuple[Mode, str], str]] = {
     "of the app's own may not: try --mode base-url",
     ("proxy", "node"): "Node reads HTTPS_PROXY from 22.21 and 24.0 on, and not for a dispatcher or "
     "agent of the app's own: try --mode base-url",
+    ("proxy", "ruby"): "Net::HTTP reads http_proxy alone, for https too: set it for this command",
     ("proxy", "java"): "an HTTP client with a proxy setting of its own goes by that one: "
     "try --mode base-url",
+}
+_ANY_TRUST: Final = "it trusts roots of its own; give it <home>/ca/bundle.pem, or --mode base-url"
+_TRUST: Final[Mapping[str, str]] = {
+    "php": "set curl.cainfo and openssl.cafile in php.ini to <home>/ca/bundle.pem",
 }
 _ANYWHERE: Final = {"container": _CONTAINER, "elsewhere": _ELSEWHERE}
 
@@ -41,25 +47,32 @@ _ANYWHERE: Final = {"container": _CONTAINER, "elsewhere": _ELSEWHERE}
 class Counts:
     """Of all workers since the sidecar started. `calls`: requests, but for those to its own pages.
 
-    `refused` ones among them may not have got further than the sidecar.
+    `refused` ones among them may not have got further than the sidecar. `exchanges` are without
+    `tunnels` to other hosts. `distrusted`: connections whose client refused our certificate.
     """
 
     calls: int = 0
     refused: int = 0
     exchanges: int = 0
+    tunnels: int = 0
+    distrusted: int = 0
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
         passed = ("upstream_opened", "upstream_reused", "diverted")
         refused = total(samples, "refused")
         calls = sum(total(samples, name) for name in passed)
-        return cls(calls, refused, total(samples, "exchanges"))
+        tunnels = total(samples, "tunnelled")
+        exchanges = max(0, total(samples, "exchanges") - tunnels)
+        return cls(calls, refused, exchanges, tunnels, total(samples, "tls_refused"))
 
     def since(self, before: Counts) -> Counts:
         return Counts(
             self.calls - before.calls,
             self.refused - before.refused,
             self.exchanges - before.exchanges,
+            self.tunnels - before.tunnels,
+            self.distrusted - before.distrusted,
         )
 
 
@@ -81,6 +94,11 @@ def conclusion(ran: Ran, counts: Counts) -> str:
     if counts.exchanges > 0:
         who = ", of all commands at this sidecar" if ran.shared else ""
         return f"captured {_plural(counts.exchanges, 'exchange')}{who}"
+    if counts.calls <= 0 and counts.distrusted > 0:
+        return f"captured nothing: {_distrusting(ran)}"
+    if counts.calls <= 0 and counts.refused <= 0 and counts.tunnels > 0:
+        tunnels = _plural(counts.tunnels, "connection")
+        return f"captured nothing: {tunnels} went to hosts that are not intercepted"
     if counts.calls <= 0 and counts.refused <= 0:
         return f"captured nothing: no request reached the sidecar; {hint(ran)}"
     if not ran.capturing:
@@ -100,6 +118,11 @@ def hint(ran: Ran) -> str:
     runtime = _runtime(ran.command)
     general = _ANY_PROXY if ran.mode == "proxy" else _ANY_BASE_URL
     return _ANYWHERE.get(runtime) or _HINTS.get((ran.mode, runtime), general)
+
+
+def _distrusting(ran: Ran) -> str:
+    name = PurePath(ran.command[0]).name
+    return f"{name} came, and refused our certificate: {_TRUST.get(name, _ANY_TRUST)}"
 
 
 def _runtime(command: Sequence[str]) -> str:

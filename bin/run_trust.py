@@ -39,9 +39,23 @@ def trust_of(home: Home, environment: Mapping[str, str]) -> Trust:
             for name in (*REPLACING, *ADDING)
             if (found := _joined(home.authority, root.read_bytes(), _named(name, environment)))
         }
-        return Trust(root, bundle, _java_store(home.authority / "truststore.p12", bundle), joined)
+        store = _java_store(home.authority / "truststore.p12", bundle)
+        wgetrc = _wgetrc(home.authority / "wgetrc", bundle, environment)
+        return Trust(root, bundle, store, joined, wgetrc)
     except OSError as error:
         raise TrustError(f"{error.filename}: {error.strerror}") from None
+
+
+def _wgetrc(path: Path, bundle: Path, environment: Mapping[str, str]) -> Path:
+    """wget has no variable for roots, but one for the file that names them; what it said stays."""
+    default = Path(environment.get("HOME", "/nonexistent")) / ".wgetrc"
+    own = Path(environment.get("WGETRC") or default)
+    said = own.read_text(errors="replace") if own != path and own.is_file() else ""
+    found = f"{said.rstrip()}\nca_certificate = {bundle}\n".lstrip()
+    if not path.is_file() or path.read_text(errors="replace") != found:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(found)
+    return path
 
 
 def _named(name: str, environment: Mapping[str, str]) -> Path | None:

@@ -35,6 +35,7 @@ REPLACING: Final[Mapping[str, tuple[str, ...]]] = {
     "SSL_CERT_FILE": (),  # OpenSSL, httpx, Go, Ruby
     "REQUESTS_CA_BUNDLE": ("CURL_CA_BUNDLE",),
     "CURL_CA_BUNDLE": ("SSL_CERT_FILE",),
+    "PERL_LWP_SSL_CA_FILE": (),
 }
 ADDING: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # Bun reads the former, too
 
@@ -59,6 +60,7 @@ class Trust:
     bundle: Path
     java: Path | None = None
     joined: Mapping[str, Path] = field(default_factory=dict)
+    wgetrc: Path | None = None
 
     def file_for(self, name: str) -> Path:
         return self.joined.get(name, self.root if name in ADDING else self.bundle)
@@ -189,6 +191,8 @@ def _for_proxy(address: str, trust: Trust, environment: Mapping[str, str]) -> di
     found = {"HTTPS_PROXY": url, "https_proxy": url, "NODE_USE_ENV_PROXY": "1"}
     found |= _no_proxy(address, environment)
     found |= {name: str(trust.file_for(name)) for name in (*REPLACING, *ADDING)}
+    if trust.wgetrc is not None:
+        found["WGETRC"] = str(trust.wgetrc)
     found[_JAVA] = _java_options(address, trust.java, environment)
     return found
 

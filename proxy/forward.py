@@ -78,6 +78,7 @@ class Forwarding:
     off: str = "this is no forward proxy; use OPENAI_BASE_URL"
     intercepted: int = 0  # connections
     tunnelled: int = 0
+    refused: int = 0  # handshakes that clients broke off
     rejections: dict[tuple[str, str, str], Rejection] = field(default_factory=dict)
     _sites: dict[Target, Site] = field(default_factory=dict)
     _routes: dict[bytes, RequestHeads] = field(default_factory=dict)
@@ -152,6 +153,7 @@ class Forwarding:
 
     def reject(self, client: str, host: str, alert: str) -> None:
         """Bounded: the first clients that fail are the ones to look at."""
+        self.refused += 1
         key = (client, host, alert)
         found = self.rejections.get(key)
         if found is None:

@@ -24,7 +24,12 @@ from bin.surroundings import (
 
 AT = "127.0.0.1:4141"
 OPENAI = "https://api.openai.com"
-TRUST = Trust(Path("/h/ca/root.pem"), Path("/h/ca/bundle.pem"), Path("/h/ca/truststore.p12"))
+TRUST = Trust(
+    Path("/h/ca/root.pem"),
+    Path("/h/ca/bundle.pem"),
+    Path("/h/ca/truststore.p12"),
+    wgetrc=Path("/h/ca/wgetrc"),
+)
 LOCAL = "127.0.0.1,localhost,::1"
 
 
@@ -110,6 +115,8 @@ PROXY = {
     "SSL_CERT_FILE": "/h/ca/bundle.pem",
     "REQUESTS_CA_BUNDLE": "/h/ca/bundle.pem",
     "CURL_CA_BUNDLE": "/h/ca/bundle.pem",
+    "PERL_LWP_SSL_CA_FILE": "/h/ca/bundle.pem",
+    "WGETRC": "/h/ca/wgetrc",
     "NODE_EXTRA_CA_CERTS": "/h/ca/root.pem",
     "DENO_CERT": "/h/ca/root.pem",
     "JAVA_TOOL_OPTIONS": "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=4141"
