@@ -9,7 +9,7 @@ import ssl
 import sys
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -22,13 +22,21 @@ NAME: Final = "api.openai.com"
 TARGET: Final = f"{NAME}:443"
 
 
+class Certifies(Protocol):
+    """What certifies it: see `far_ends.Authority`."""
+
+    @property
+    def root(self) -> Path: ...
+    def context(self, *names: str) -> ssl.SSLContext: ...
+
+
 class OpenaiHost(ScriptedUpstream):
     """`with OpenaiHost(authority) as host:`; who trusts `host.root` and gets here has the real one.
 
     `names`: of the server that each connection asked for (SNI), None for none.
     """
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Certifies) -> None:
         super().__init__()
         self.root = authority.root
         self.names: list[str | None] = []
