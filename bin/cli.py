@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from bin.authority_command import add_authority
+from bin.doctor import add_doctor
 from bin.look import add_commands
 from bin.run_command import add_run
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
@@ -182,6 +183,7 @@ def _existing(home: Path) -> None:
 
 add_commands(main, _home)
 add_authority(main, _home)
+add_doctor(main, _home)
 add_run(main, _home)
 
 if __name__ == "__main__":
