@@ -26,9 +26,11 @@ class Access:
         return cls(tuple(map(ip_network, networks)), basic)
 
     def trusts(self, peer: object) -> bool:
-        """By its address alone. `peer`: what a socket says; no address for unix sockets."""
-        if not isinstance(peer, tuple):
+        """By its address alone. `peer`: what a socket says; a path for unix sockets."""
+        if isinstance(peer, str | bytes):
             return True
+        if not isinstance(peer, tuple):  # it has left already, and could be anybody
+            return False
         address = address_of(peer[0])
         if address is None:
             return False

@@ -17,12 +17,14 @@ from policies.policy import Forward
 
 Network = IPv4Network | IPv6Network
 
-_NAME: Final = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
+# Each dot stands between two labels: with an optional one the match takes exponential time.
+_LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 # The last label decides whether a resolver takes a name for an address (WHATWG URL, host parser).
 _NUMERIC: Final = re.compile(r"([0-9]+|0x[0-9a-f]*)")
 _LOCAL_NAMES: Final = re.compile(
-    r"(.*\.)?localhost|localhost\.localdomain|ip6-(localhost|loopback)|metadata"
+    r"(.*\.)?localhost6?|localhost6?\.localdomain6?|ip6-(localhost|loopback)|metadata(\.goog)?"
     r"|metadata\.google\.internal|instance-data(\..*)?"
 )
 # Where clouds hand out credentials to whoever runs on the machine.
@@ -30,7 +32,9 @@ _METADATA: Final = frozenset(
     map(ip_address, ("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16",
                      "fd00:ec2::254", "fd20:ce::254")),
 )  # fmt: skip
-_NAT64: Final = ip_network("64:ff9b::/96")
+# What carries an IPv4 address in its last 32 bits: NAT64 (RFC 6052, RFC 8215), SIIT (RFC 2765).
+_CARRYING: Final = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+_ISATAP: Final = (0x5EFE, 0x02005EFE)  # before them (RFC 5214 section 6.1)
 _SHARED: Final = ip_network("100.64.0.0/10")  # RFC 6598: private to providers and clouds
 
 
@@ -186,7 +190,8 @@ _THIS_NETWORK: Final = ip_network("0.0.0.0/8")
 
 
 def _is_private(address: Address) -> bool:
-    return address.is_private or address in _SHARED
+    site_local = isinstance(address, IPv6Address) and address.is_site_local
+    return address.is_private or site_local or address in _SHARED
 
 
 def _embedded(address: Address) -> list[IPv4Address]:
@@ -194,7 +199,8 @@ def _embedded(address: Address) -> list[IPv4Address]:
     if not isinstance(address, IPv6Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or address in _COMPATIBLE:
+    carrying = any(address in network for network in (*_CARRYING, _COMPATIBLE))
+    if carrying or (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
         found.append(IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
 

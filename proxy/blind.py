@@ -79,7 +79,8 @@ class BlindTunnel(asyncio.Protocol):
         )
 
     async def _connect(self, early: bytes, answer: bytes) -> None:
-        origin = Origin(self._target.host, self._target.port, guarded=True)
+        # `tls` chooses the way out, the one for https; none is spoken here.
+        origin = Origin(self._target.host, self._target.port, tls=True, guarded=True)
         client = self._client.transport
         try:
             connected = await self._relay.pool.reach(origin)

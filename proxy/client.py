@@ -147,6 +147,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _hand_over(self, asked: Target) -> bool:
         """What follows is a tunnel's: this connection is not ours any more."""
+        self.flush()
         early = self._reader.take_early()
         self._requests.clear()
         self.update_reading()

@@ -74,7 +74,10 @@ class Dialer:
         if not origin.guarded or self._rules is None:
             return found
         target = Target(origin.host, origin.port)
-        whys = {where: self._rules.why_not(ip_address(where[0]), target) for _, where in found}
+        whys = {
+            where: self._rules.why_not(ip_address(where[0].partition("%")[0]), target)
+            for _, where in found
+        }
         allowed = [address for address in found if not whys[address[1]]]
         if not allowed:
             why = next(iter(whys.values()))

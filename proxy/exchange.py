@@ -61,7 +61,9 @@ class Exchange:
         self._upstream: UpstreamConnection | None = None
         self._local: LocalCall | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._waits_for_body = relay.diverter.wants(head, length, traits.endpoint.name)
+        self._waits_for_body = traits.at_home and relay.diverter.wants(
+            head, length, traits.endpoint.name
+        )
         self._replied = False
         self._body_sent = False
         self._stuck_since: float | None = None  # the upstream takes no more of the body
@@ -235,7 +237,8 @@ class Exchange:
 
     def response_begun(self, head: ResponseHead) -> None:
         traits = self._traits
-        self.relay.diverter.note_answer(traits.key, traits.endpoint.name, head.status)
+        if traits.at_home:
+            self.relay.diverter.note_answer(traits.key, traits.endpoint.name, head.status)
         if head.status == 101:
             self._switch(head)
         else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _HTTP: Final = b"http://"
 _HANDSHAKE: Final = 0x16  # the first byte of TLS (RFC 8446 section 5.1)
-_MOST_SITES: Final = 256
+_MOST_SITES: Final = 32
 _MOST_REJECTING: Final = 32
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from policies.policy import Connections, Timeouts
 from proxy.dial import Dialer
@@ -17,6 +17,7 @@ from proxy.upstream import UpstreamConnection
 from proxy.writes import Writes
 
 T = TypeVar("T")
+_MOST_KNOWN: Final = 256
 
 
 class Pool:
@@ -36,6 +37,8 @@ class Pool:
         self.trailers_dropped = 0
 
     def known(self, origin: Origin) -> KnownReplies:
+        if len(self._known) > _MOST_KNOWN:  # clients of the forward proxy may name any
+            self._known.clear()
         return self._known.setdefault(origin, KnownReplies())
 
     def take(self, origin: Origin) -> UpstreamConnection | None:

@@ -38,13 +38,18 @@ _GIVE_BACK_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What follows from a request's head. `about`: its record; `ours`: a path below RESERVED."""
+    """What follows from a request's head. `about`: its record; `ours`: a path below RESERVED.
+
+    `at_home`: it goes to the default upstream. What was learnt of that one, tasks and keys alike,
+    says nothing of another host, which may be anybody's.
+    """
 
     endpoint: Endpoint
     key: str | None
     about: bytes
     ours: bool
     recorded: bool
+    at_home: bool
 
 
 class Guest(Protocol):
@@ -112,6 +117,7 @@ class Relay:
                 about=b"" if self.spool is None else self.redactor.request(head, key),
                 ours=head.path.startswith(RESERVED) and not head.route.forwarded,
                 recorded=head.route.recorded,
+                at_home=head.route.origin[:3] == self.routes.default.origin[:3],
             )
         return head.traits
 

@@ -38,6 +38,7 @@ class Secured(asyncio.Protocol):
         self._shaken: Callable[[Exception | None], None] | None = shaken
         self._transport = cast(asyncio.Transport, None)
         self._closing = False
+        self._said_goodbye = False
         self._ended = False  # the peer sends no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,7 +143,7 @@ class Secured(asyncio.Protocol):
     # -- a transport for what is above
 
     def write(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or self._said_goodbye:
             return
         if len(data) <= _RECORD:
             self._tls.write(data)
@@ -167,8 +168,9 @@ class Secured(asyncio.Protocol):
 
     def _say_goodbye(self) -> None:
         """Without it the end could be anybody's (RFC 8446 section 6.1)."""
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._said_goodbye:
             return
+        self._said_goodbye = True
         with suppress(ssl.SSLError, ValueError):
             self._tls.unwrap()
         self._flush()

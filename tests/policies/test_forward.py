@@ -79,7 +79,9 @@ def test_what_is_intercepted(host: str, kind: str) -> None:
         b"127.0.0.1", b"127.1", b"127.0.1", b"2130706433", b"0x7f000001", b"017700000001",
         b"0x7f.1", b"127.0.0.0x1", b"0", b"0.0.0.0", b"localhost", b"LOCALHOST.", b"x.localhost",
         b"[::1]", b"[::]", b"[::ffff:127.0.0.1]", b"[::ffff:7f00:1]", b"[::127.0.0.1]",
-        b"[2002:7f00:1::]", b"[64:ff9b::7f00:1]", b"169.254.169.254", b"169.254.0.1", b"[fe80::1]",
+        b"[2002:7f00:1::]", b"[64:ff9b:1::7f00:1]", b"[::ffff:0:127.0.0.1]",
+        b"[2001:4860::5efe:a9fe:a9fe]", b"localhost6", b"metadata.goog", b"[64:ff9b::7f00:1]",
+        b"169.254.169.254", b"169.254.0.1", b"[fe80::1]",
         b"[fd00:ec2::254]", b"100.100.100.200", b"metadata.google.internal", b"224.0.0.1",
         b"255.255.255.255", b"0.1.2.3", b"127.0.0.1.", b"192.168.0.0x1",
     ],
@@ -139,7 +141,7 @@ def test_private_addresses_are_for_this_machine_alone() -> None:
     [
         (("127.0.0.1", 5), True), (("127.9.9.9", 5), True), (("::1", 5, 0, 0), True), ("", True),
         (("10.1.2.3", 5), True), (("::ffff:10.1.2.3", 5, 0, 0), True), (("11.1.2.3", 5), False),
-        (("fd00::1", 5, 0, 0), False),
+        (("fd00::1", 5, 0, 0), False), (None, False),
     ],
 )  # fmt: skip
 def test_who_is_trusted_by_address(peer: object, trusted: bool) -> None:
@@ -179,3 +181,10 @@ def test_forward_false_says_off() -> None:
 def test_a_network_with_host_bits_is_refused() -> None:
     with pytest.raises(PolicyError, match="clients"):
         build({"clients": ["10.0.0.1/8"]})
+
+
+def test_a_hostile_name_is_judged_at_once() -> None:
+    """Not in exponential time: it is read in the loop."""
+    for text in (b"a" * 250 + b"!:443", b"a." * 120 + b"!:443", b"a-" * 120 + b":443"):
+        with pytest.raises(TargetError):
+            target_of(text)
