@@ -15,7 +15,7 @@ import click
 from bin.authority_command import add_authority
 from bin.doctor import add_doctor
 from bin.look import add_commands
-from bin.run_command import add_run
+from bin.run_command import HostPort, add_run
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
 from policies.policy import Policy, PolicyError, build
@@ -37,25 +37,11 @@ def main() -> None:
     """A sidecar between an app and the OpenAI API that lets a local model learn the part."""
 
 
-class _Address(click.ParamType[tuple[str, int]]):
-    name = "HOST:PORT"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        host, colon, port = str(value).rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            self.fail(f"{value!r}: must be HOST:PORT, e.g. 127.0.0.1:4141", param, ctx)
-        return host.strip("[]") or "127.0.0.1", int(port)
-
-
 @main.command()
 @_home
-@click.option("--listen", type=_Address(), default="127.0.0.1:4141", show_default=True,
+@click.option("--listen", type=HostPort(), default="127.0.0.1:4141", show_default=True,
               help="Data port: what OPENAI_BASE_URL points at.")  # fmt: skip
-@click.option("--admin", type=_Address(), default="127.0.0.1:4142", show_default=True,
+@click.option("--admin", type=HostPort(), default="127.0.0.1:4142", show_default=True,
               help="Admin site.")  # fmt: skip
 @click.option("--upstream", metavar="URL", help="API to relay to.  [default: the policy's, else "
               "https://api.openai.com]")  # fmt: skip

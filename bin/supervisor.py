@@ -170,7 +170,6 @@ class Supervisor:
     admin_token: str = ""
     _way_out: dict[str, str] = field(default_factory=dict, repr=False)
     _credentials: str = field(default="", repr=False)
-    forward_off: str = ""  # why there is no forward proxy, though the policy wants one
     _sockets: list[socket.socket] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -190,7 +189,7 @@ class Supervisor:
         self._credentials = _credentials(os.environ)
         self._refuse_strangers(data)
         self._install_key = secret_file(home.install_key)
-        self.forward_off = self._prepare_authority(home)
+        self._prepare_authority(home)
         self.admin_token = secret_file(home.admin_token)
         try:
             run_dir, self._run_lock = runtime.make()
@@ -222,19 +221,17 @@ class Supervisor:
             f"their networks under 'clients' in the policy, or set {_CREDENTIALS}=user:password"
         )
 
-    def _prepare_authority(self, home: Home) -> str:
+    def _prepare_authority(self, home: Home) -> None:
         """Made at first use. What is wrong with it keeps nobody from OPENAI_BASE_URL."""
         forward = self.policy.forward
         if not forward.enabled:
-            return ""
+            return
         try:
             make(home.authority, forward.intercept)
             Authority.load(home.authority, forward.intercept)
             bundle(home.authority)
         except (AuthorityError, OSError) as error:
             _warn(f"no forward proxy, OPENAI_BASE_URL only: {error}")
-            return str(error)
-        return ""
 
     def shown_addresses(self) -> tuple[str, str]:
         return _shown(self.addresses.data), _shown(self.addresses.admin)

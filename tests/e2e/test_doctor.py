@@ -255,7 +255,6 @@ def test_a_script_is_tried_by_what_runs_it(sidecar: Sidecar, tmp_path: Path) -> 
         doctor(sidecar.home, "--json", "--", str(script))))  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_is_captured_and_no_proxy_is_blamed(sidecar: Sidecar) -> None:
     assert list(canaries(doctor(sidecar.home, "--json", "--", "curl")).values()) == [True]
     report = doctor(sidecar.home, "--json", "--", "curl", NO_PROXY=".openai.com")
@@ -269,7 +268,6 @@ def test_node_is_captured_or_too_old(sidecar: Sidecar) -> None:
     assert found["ok"] is True or "ignores HTTPS_PROXY" in found["said"]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_what_is_not_recorded_is_counted(tmp_path: Path, way: dict[str, str]) -> None:
     with started(tmp_path, way, None, "--no-capture") as sidecar:
         report = doctor(sidecar.home, "--json", "--", "curl")
@@ -277,7 +275,6 @@ def test_what_is_not_recorded_is_counted(tmp_path: Path, way: dict[str, str]) ->
     assert report.of("capture")["ok"] is None
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_an_air_gapped_machine_captures_all_the_same(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -298,7 +295,6 @@ def test_without_a_forward_proxy_only_base_url_is_tried(
     assert names[0] == "runtimes" and len(names) == 2 and names[1].endswith("openai (base_url)")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_recorder_that_hangs_is_found(tmp_path: Path, way: dict[str, str]) -> None:
     with started(tmp_path, way) as sidecar:
         sidecar.signal("recorder", signal.SIGSTOP)
@@ -310,14 +306,12 @@ def test_a_recorder_that_hangs_is_found(tmp_path: Path, way: dict[str, str]) -> 
     assert report.of("curl")["said"].startswith("came to the sidecar")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_several_workers(tmp_path: Path, way: dict[str, str]) -> None:
     with started(tmp_path, way, {"workers": 2}) as sidecar:
         report = doctor(sidecar.home, "--json", "--", "curl")
     assert report.code == 0 and report.of("curl")["said"].startswith("captured"), report.out
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_host_that_is_not_intercepted(tmp_path: Path, way: dict[str, str]) -> None:
     with started(tmp_path, way, {"forward": {"intercept": ["api.example.com"]}}) as sidecar:
         found = doctor(sidecar.home, "--json", "--", "curl").of("curl")

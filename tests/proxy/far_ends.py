@@ -184,13 +184,13 @@ class TunnelProxy(Listener):
             return
         with socket.create_connection(("127.0.0.1", self.to), 10) as onward:
             connection.sendall(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
-            back = threading.Thread(target=_pump, args=(onward, connection), daemon=True)
+            back = threading.Thread(target=pump, args=(onward, connection), daemon=True)
             back.start()
-            _pump(connection, onward)
+            pump(connection, onward)
             back.join(10)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def pump(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from tests.proxy.far_ends import Listener
+from tests.proxy.far_ends import Listener, pump
 
 _IDLE: Final = 60.0  # seconds
 _REASONS: Final = {
@@ -137,15 +137,7 @@ def _reply(status: int) -> bytes:
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:
-    back = threading.Thread(target=_pump, args=(other, one), daemon=True)
+    back = threading.Thread(target=pump, args=(other, one), daemon=True)
     back.start()
-    _pump(one, other)
+    pump(one, other)
     back.join(_IDLE)
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)

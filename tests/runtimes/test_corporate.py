@@ -9,13 +9,11 @@ import http.client
 import json
 import shutil
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hazards.harness import Sidecar, sound
-from tests.proxy.far_ends import Authority
 from tests.runtimes.corporate import STARTS
 from tests.runtimes.openai_host import NAME, TARGET, OpenaiHost
 from tests.runtimes.redirect import Credentials, Redirector
@@ -24,12 +22,6 @@ from tests.runtimes.redirect import Credentials, Redirector
 KINDS = ["redirector", *(kind for kind in STARTS if shutil.which(kind))]
 STAFF = Credentials("staff", "plain-1.0")
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenaiHost]:
-    with OpenaiHost(Authority.make(tmp_path_factory.mktemp("authority"))) as made:
-        yield made
 
 
 def asked_by(connection: http.client.HTTPConnection) -> tuple[int, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.proxy.far_ends import Authority
 from tests.runtimes.kit import RUNTIMES, Kit, Runtime
 from tests.runtimes.needs import NEEDS
-from tests.runtimes.openai_host import TARGET, OpenaiHost
+from tests.runtimes.openai_host import OpenaiHost
 from tests.runtimes.redirect import Redirector
 from tests.runtimes.telling import KNOWN, Way
 
@@ -23,18 +21,6 @@ KEY = {"OPENAI_API_KEY": "sk-of-the-app"}
 @pytest.fixture(scope="module")
 def kit() -> Kit:
     return Kit.here()
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenaiHost]:
-    with OpenaiHost(Authority.make(tmp_path_factory.mktemp("authority"))) as made:
-        yield made
-
-
-@pytest.fixture
-def way(host: OpenaiHost) -> Iterator[Redirector]:
-    with Redirector({TARGET: host.port}) as made:
-        yield made
 
 
 def test_the_table_names_what_there_is() -> None:

@@ -5,30 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.proxy.far_ends import Authority
 from tests.runtimes.openai_host import NAME, TARGET, OpenaiHost
 from tests.runtimes.redirect import Credentials, Redirector
 
 STAFF = Credentials("staff", "a%20b:c@d")
 STRANGER = Credentials("staff", "guessed")
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenaiHost]:
-    with OpenaiHost(Authority.make(tmp_path_factory.mktemp("authority"))) as made:
-        yield made
-
-
-@pytest.fixture
-def way(host: OpenaiHost) -> Iterator[Redirector]:
-    with Redirector({TARGET: host.port}) as made:
-        yield made
 
 
 @dataclass(frozen=True)
