@@ -90,7 +90,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`listeners`: the data port's first. `exposed`: others than this machine may use it; what is
+    """`exposed`: others than this machine may use it; what is
     private to its networks is then reached only if it is listed."""
 
     intercept: tuple[str, ...]
@@ -117,10 +117,6 @@ class Rules:
             exposed=any(not at.is_loopback for at, _ in listeners.bound),
         )
 
-    def ours(self, target: Target) -> bool:
-        """Does it name the data port itself?"""
-        return Listeners(self.listeners.bound[:1]).named(target.host, target.port)
-
     def verdict(self, target: Target, usual_port: int = 443) -> Verdict:
         """By the name alone. `usual_port`: the one that needs no listing."""
         if self.listeners.named(target.host, target.port):
@@ -137,10 +133,11 @@ class Rules:
         return Verdict("deny", why) if why else self._taken(target)
 
     def _taken(self, target: Target) -> Verdict:
-        mutual = target.host.startswith("mtls-")  # a client's certificate can't be passed on
-        if not mutual and _matches(self.intercept, target.host):
-            return Verdict("intercept")
-        return Verdict("tunnel")
+        return Verdict("intercept" if self.intercepts(target.host) else "tunnel")
+
+    def intercepts(self, host: str) -> bool:
+        mutual = host.startswith("mtls-")  # a client's certificate can't be passed on
+        return not mutual and _matches(self.intercept, host)
 
     def _why_no_name(self, host: str) -> str:
         if _NUMERIC.fullmatch(host.rpartition(".")[2]):

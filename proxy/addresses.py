@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -34,8 +35,10 @@ class Lookups:
     A resolver that hangs so holds one thread for each name, not one for each request.
     """
 
-    def __init__(self, resolve: Resolve = resolve) -> None:
+    def __init__(self, resolve: Resolve = resolve, most: int | None = None) -> None:
+        """`most`: look-ups at once; further names wait."""
         self._resolve = resolve
+        self._turn = contextlib.nullcontext() if most is None else asyncio.Semaphore(most)
         self._in_flight: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
 
     async def find(self, host: str, port: int) -> list[Address]:
@@ -44,20 +47,20 @@ class Lookups:
         task = self._in_flight.get(asked)
         if task is None:
             task = asyncio.get_running_loop().create_task(
-                _awaited(self._resolve(host, port)), name=f"look up {host}"
+                self._look_up(host, port), name=f"look up {host}"
             )
             self._in_flight[asked] = task
             task.add_done_callback(lambda done: self._landed(asked, done))
         return interleaved(await asyncio.shield(task))
 
+    async def _look_up(self, host: str, port: int) -> list[Address]:
+        async with self._turn:
+            return await self._resolve(host, port)
+
     def _landed(self, asked: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
         del self._in_flight[asked]
         if not task.cancelled():
             task.exception()  # whoever asked may be gone
-
-
-async def _awaited(found: Awaitable[list[Address]]) -> list[Address]:
-    return await found
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:

@@ -64,6 +64,7 @@ class BlindTunnel(asyncio.Protocol):
         self._server = _End(self)
         self._client.other, self._server.other = self._server, self._client
         self._sent = self._received = 0
+        self._still = (0, 0.0)  # bytes of both directions, and since when they are so many
         self._connecting: asyncio.Task[None] | None = None
         self._done = False
         self._tape = relay.tunnel_tape(str(target).encode())
@@ -157,6 +158,17 @@ class BlindTunnel(asyncio.Protocol):
             since = end.full_since
             if since is not None and now - since > self._relay.timeouts.upstream_idle:
                 end.transport.abort()
+        if self._client.ended or self._server.ended:
+            self._check_half(now)
+
+    def _check_half(self, now: float) -> None:
+        """One side says no more; the other may talk on, but not keep silent for ever."""
+        moved = self._sent + self._received
+        if self._still[0] != moved or not self._still[1]:
+            self._still = (moved, now)
+        elif now - self._still[1] > self._relay.timeouts.client_body:
+            for end in (self._client, self._server):
+                end.transport.close()
 
     def drain(self) -> None:
         """It ends when its ends do, or with the time to drain."""

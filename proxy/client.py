@@ -130,10 +130,11 @@ class ClientConnection(asyncio.Protocol):
             return False
         self._fresh = False
         self._relay.requests += 1
+        stranger = None if self._trusted else self._relay.forward.stranger(request.head)
         if self._relay.traits(request.head).ours:
-            return self._answer_ourselves(request)
-        if not self._trusted and request.refused is None:
-            request.refused = self._relay.forward.stranger(request.head)
+            return self._answer_ourselves(request, stranger)
+        if request.refused is None:
+            request.refused = stranger
         if request.connect is not None and request.refused is None:
             return self._hand_over(request.connect)
         if self._relay.limits.bounds_requests and request.refused is None:
@@ -154,16 +155,19 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._relay.clients.discard(self)
         self._reader.close()
+        if self._gone_at is not None:  # it has hung up already
+            self._transport.close()
+            return False
         self._relay.forward.open(self._relay, asked, self._transport, early)
         return False
 
-    def _answer_ourselves(self, request: Request) -> bool:
+    def _answer_ourselves(self, request: Request, stranger: Refused | None) -> bool:
         if not request.ended and request.refused is None:
             request.pieces.clear()
             return False  # its body first, unread
         assert request.head is not None
         try:
-            head, body = self._relay.own_page(request.head.target)
+            head, body = self._relay.own_page(request.head.target, stranger)
         except Refused as refused:
             head, body = error_answer(refused)
         self._write_answer(request, head, body)

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from policies.forward import Rules, Target
 from policies.listeners import Listeners
 from policies.way_out import UpstreamProxy, WayOut
-from proxy.addresses import Address, Lookups, race
+from proxy.addresses import Address, Lookups, Resolve, race, resolve
 from proxy.heads import Refused
 from proxy.origin import Origin
 from proxy.secured import Secured
@@ -19,6 +19,9 @@ from proxy.tls import UpstreamTls, reason
 from proxy.tunnel import tunnel
 
 P = TypeVar("P", bound=asyncio.Protocol)
+# The loop has four threads for look-ups. Names that clients choose, whose servers may never
+# answer, take half of them at most.
+_MOST_STRANGE: Final = 2
 
 
 class Dialer:
@@ -28,14 +31,15 @@ class Dialer:
         self,
         way_out: WayOut,
         listeners: Listeners,
-        lookups: Lookups | None = None,
+        resolve: Resolve = resolve,
         rules: Rules | None = None,
     ) -> None:
         """`rules`: for origins that clients named."""
         self._rules = rules
         self._way_out = way_out
         self._listeners = listeners
-        self._lookups = lookups or Lookups()
+        self._lookups = Lookups(resolve)
+        self._strange = Lookups(resolve, _MOST_STRANGE)
         self._tls = UpstreamTls()  # now, not in a call's path: it reads files for some 30 ms
 
     async def open(self, origin: Origin, factory: Callable[[], P]) -> P:
@@ -70,9 +74,11 @@ class Dialer:
 
     async def _addresses(self, origin: Origin) -> list[Address]:
         """Looked up once, so that what was checked is what is dialled."""
-        found = await self._lookups.find(origin.host, origin.port)
         if not origin.guarded or self._rules is None:
-            return found
+            return await self._lookups.find(origin.host, origin.port)
+        known = self._rules.intercepts(origin.host)
+        lookups = self._lookups if known else self._strange
+        found = await lookups.find(origin.host, origin.port)
         target = Target(origin.host, origin.port)
         whys = {
             where: self._rules.why_not(ip_address(where[0].partition("%")[0]), target)

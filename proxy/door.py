@@ -56,8 +56,10 @@ class Door(asyncio.Protocol):
         """Once. Liveness must not depend on load: what is ours is answered all the same."""
         refused, self._refused = self._refused, None
         assert refused is not None
+        known = self._relay.forward.access.trusts(self._transport.get_extra_info("peername"))
         try:
-            head, body = self._relay.own_page(_own_target(data, refused))
+            target = _own_target(data, refused)
+            head, body = self._relay.own_page(target, None if known else refused)
         except Refused as error:
             self._relay.refused += 1
             self._relay.overloaded += 1

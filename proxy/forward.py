@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from policies.access import Access
 from policies.forward import Rules, Target, TargetError, target_of
+from policies.listeners import Listeners
 from proxy.authority import Authority, AuthorityError
 from proxy.blind import BlindTunnel
 from proxy.client import ClientConnection
@@ -31,6 +32,7 @@ ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _HTTP: Final = b"http://"
 _HANDSHAKE: Final = 0x16  # the first byte of TLS (RFC 8446 section 5.1)
 _MOST_SITES: Final = 32
+_MOST_KNOWN: Final = 128  # heads of each: with all sites no more than half of the data port's own
 _MOST_REJECTING: Final = 32
 
 
@@ -48,7 +50,7 @@ class Site:
     """What the connections to one intercepted host share: see `request_reader.Reading`."""
 
     def __init__(self, relay: Relay, target: Target) -> None:
-        self.known = KnownRequests()
+        self.known = KnownRequests(_MOST_KNOWN)
         self._relay = relay
         origin = Origin(target.host, target.port, tls=True, guarded=True)
         self._heads = RequestHeads(Route(origin, forwarded=True))
@@ -70,9 +72,10 @@ class Site:
 
 @dataclass(slots=True)
 class Forwarding:
-    """`rules` None: it is off, and `off` says why."""
+    """`rules` None: it is off, and `off` says why. `port`: the data port's own addresses."""
 
     access: Access = field(default_factory=Access)
+    port: Listeners = field(default_factory=Listeners)
     rules: Rules | None = None
     authority: Authority | None = None
     off: str = "this is no forward proxy; use OPENAI_BASE_URL"
@@ -95,10 +98,10 @@ class Forwarding:
 
     def origin_form(self, target: bytes) -> bytes:
         """Of a target in absolute-form that names the sidecar itself; any other as it is."""
-        if self.rules is None or not target[:7].lower() == _HTTP:
+        if not target[:7].lower() == _HTTP:
             return target
         asked, path = _parts(target)
-        if not self.rules.ours(asked):
+        if not self.port.named(asked.host, asked.port):
             return target
         return path if path.startswith(b"/") else b"/" + path
 

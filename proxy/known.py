@@ -18,7 +18,7 @@ from proxy.heads import CHUNKED, MOST_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.shapes import HOP, Names, Shape, Texts
 
 _MOST_BYTES: Final = 8 * 1024  # of a head worth remembering
-_MOST_REQUESTS: Final = 1024
+_MOST_REQUESTS: Final = 1024  # whose bytes come to 8 MiB at the very most
 _MOST_REPLIES: Final = 8  # per origin; each that does not match costs 0.3 µs
 _MOST_SIGHTINGS: Final = 256
 _SIGHTINGS: Final = 3  # a pattern takes a millisecond to compile
@@ -37,9 +37,10 @@ class _KnownRequest:
 
 
 class KnownRequests:
-    """The last head for each request line. Bounded: 8 MiB at the very most."""
+    """The last head for each request line. Bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST_REQUESTS) -> None:
+        self._most = most
         self._by_line: dict[bytes, _KnownRequest] = {}
 
     def find(self, data: bytes) -> tuple[RequestHead, int, int] | None:
@@ -73,7 +74,7 @@ class KnownRequests:
             match = _LENGTH_LINE.search(raw)
             assert match is not None
             known = _KnownRequest(raw[: match.start(1)], raw[match.end(1) :], head)
-        if len(self._by_line) >= _MOST_REQUESTS:
+        if len(self._by_line) >= self._most:
             self._by_line.clear()
         self._by_line[line] = known
 

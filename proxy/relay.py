@@ -181,18 +181,22 @@ class Relay:
             return self.limits.obstacle(len(self.clients), 0, 0)
         return self.limits.obstacle(-1, self.in_flight, self.meter.resident)
 
-    def own_page(self, target: bytes) -> tuple[ResponseHead, bytes]:
+    def own_page(
+        self, target: bytes, stranger: Refused | None = None
+    ) -> tuple[ResponseHead, bytes]:
         """Paths below /_understudy/ are ours; liveness depends on nothing but this process.
 
         Health asked with ?nonce=... proves who answers: only who holds the home's install key can
-        give this `proof`.
+        give this `proof`. A `stranger`, whom the sidecar does not serve, hears that it lives.
         """
         path, _, query = target.partition(b"?")
         if path == _HEALTH:
-            health = self.health()
+            health = {"status": self._status()} if stranger else self.health()
             if query.startswith(b"nonce="):
                 health["proof"] = self.redactor.proof(query.removeprefix(b"nonce="))
             return json_answer(200, health)
+        if stranger is not None:
+            raise stranger
         if path == _METRICS:
             return self._metrics()
         raise Refused(
@@ -207,10 +211,13 @@ class Relay:
         length = (b"Content-Length", b"%d" % len(body))
         return response_of(200, b"OK", [content_type, length], len(body)), body
 
+    def _status(self) -> str:
+        return "draining" if self.draining else "ok"
+
     def health(self) -> dict[str, Any]:
         counters = self.spool.counters if self.spool else None
         return {
-            "status": "draining" if self.draining else "ok",
+            "status": self._status(),
             "pid": os.getpid(),
             "worker": self.worker,
             "requests": self.requests,

@@ -94,13 +94,14 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
 def _forwarding(settings: Settings, policy: Policy, listeners: Listeners) -> Forwarding:
     """A forward proxy that can't intercept would let calls pass unrecorded: then there is none."""
     access = Access.of(policy.clients, settings.credentials)
+    port = Listeners(listeners.bound[:1])
     if not policy.forward.enabled:
-        return Forwarding(access)
+        return Forwarding(access, port)
     try:
         authority = Authority.load(settings.home.authority, policy.forward.intercept)
     except AuthorityError as error:
-        return Forwarding(access, off=f"there is no forward proxy: {error}")
-    return Forwarding(access, Rules.of(policy.forward, listeners), authority)
+        return Forwarding(access, port, off=f"there is no forward proxy: {error}")
+    return Forwarding(access, port, Rules.of(policy.forward, listeners), authority)
 
 
 def _stop_events(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:

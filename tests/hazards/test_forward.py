@@ -36,6 +36,7 @@ class Far:
     echo: Echo
     trap: Echo
     upstream: Upstream
+    mute: int  # a port that may be tunnelled to, where nobody listens
 
     @property
     def host(self) -> bytes:
@@ -77,7 +78,10 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     authority = Authority.make(root)
     tls = TlsServer(authority.context("DNS:localhost"))
     echo, trap, upstream = Echo(), Echo(), Upstream()
-    allowed = [f"localhost:{tls.port}", f"127.0.0.1:{echo.port}", f"127.0.0.1:{upstream.port}"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        mute = probe.getsockname()[1]
+    ports = (echo.port, upstream.port, mute)
+    allowed = [f"localhost:{tls.port}", *(f"127.0.0.1:{port}" for port in ports)]
     sidecar = Sidecar(
         root / "sidecar",
         upstream.port,
@@ -88,7 +92,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     try:
         sidecar.start()
         before = Baseline.of(sidecar)
-        yield Far(sidecar, tls, authority, echo, trap, upstream)
+        yield Far(sidecar, tls, authority, echo, trap, upstream, mute)
         assert trap.accepted == 0
         calm(sidecar, before)
         assert sidecar.stop() == 0
@@ -216,6 +220,22 @@ def test_a_tunnel_passes_bytes_and_half_closes(far: Far) -> None:
     peer.send(b"world")
     peer.socket.shutdown(socket.SHUT_WR)
     assert peer.rest() == b"WORLD<end>"
+
+
+def test_half_a_tunnel_in_which_nothing_moves_ends(far: Far) -> None:
+    """The client says no more, and the server, which waits for something else, nothing."""
+    with socket.create_server(("127.0.0.1", far.mute)) as server:
+        peer = far.tunnelled(b"127.0.0.1:%d" % far.mute)
+        taken, _ = server.accept()
+        with taken:
+            peer.socket.shutdown(socket.SHUT_WR)
+            assert taken.recv(1) == b""
+            began = time.monotonic()
+            for _ in range(3):
+                time.sleep(TIMEOUTS["client_body"] / 2)
+                taken.sendall(b"x")
+            assert peer.rest() == b"xxx"
+            assert time.monotonic() - began > 2 * TIMEOUTS["client_body"]
 
 
 def test_what_comes_behind_the_connect_is_kept(far: Far) -> None:

@@ -95,7 +95,9 @@ def test_an_address_that_is_not_listed_is_not(tmp_path: Path, upstream: Upstream
             assert b"client_denied" in reply.body
         peer = stranger(sidecar)
         peer.send(get("/_understudy/health"))
-        assert peer.reply("GET").status == 200  # liveness tells nothing
+        assert peer.reply("GET").body == b'{"status":"ok"}'  # that it lives, and no more
+        peer.send(get("/_understudy/metrics"))
+        assert peer.reply("GET").status == 403
         assert sidecar.exchange(get("/v1/models"), "GET").status == 200  # this machine
         assert upstream.next_call().target == b"/v1/models"
     finally:

@@ -102,10 +102,9 @@ def dialled(trap: socket.socket) -> bool:
 ABSOLUTE = (
     "http://127.0.0.1:{trap}/", "http://localhost:{trap}/v1/x", "http://[::ffff:127.0.0.1]:{trap}/",
     "http://2130706433:{trap}/", "http://0x7f.1:{trap}/", "https://127.0.0.1:{trap}/",
-    "http://app/v1/models", "http://127.0.0.1:{own}/v1/models", "http://127.0.0.1:{own}",
+    "http://app/v1/models",
     "http://other.example/", "HTTP://OTHER.EXAMPLE/", "http://169.254.169.254/latest/meta-data",
     "http://[fd00:ec2::254]/", "http://metadata.google.internal/", "ws://127.0.0.1:{trap}/",
-    "http://127.0.0.1:{own}/_understudy/health",
 )  # fmt: skip
 WITH_USER = ("http://me:secret@127.0.0.1:{trap}/", "http://127.0.0.1:{own}@127.0.0.1:{trap}/",
              "http://me@other.example/")  # fmt: skip
@@ -126,6 +125,18 @@ def test_absolute_targets_are_refused_and_nothing_is_dialled(
     heard = refused(sidecar, upstream, case, 405, way=way)
     assert b"\r\nAllow: " in heard.data
     assert not dialled(trap)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_sidecars_own_name_in_front_of_a_target_says_nothing(
+    sidecar: Sidecar, upstream: Upstream, host: str
+) -> None:
+    own = b"http://%b:%d" % (host.encode(), sidecar.address[1])
+    case = get("/T").replace(b"/T", own + chat("own").encode(), 1)
+    assert sidecar.exchange(case, "GET").status == 200
+    assert upstream.next_call().target == chat("own").encode()
+    health = get("/T").replace(b"/T", own + b"/_understudy/health", 1)
+    assert b'"status":"ok"' in sidecar.exchange(health, "GET").body
 
 
 @tried(WITH_USER)

@@ -13,9 +13,11 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from policies.forward import Rules
 from policies.listeners import Listeners
+from policies.policy import build
 from policies.way_out import WayOut
-from proxy.addresses import Address, Lookups
+from proxy.addresses import Address, resolve
 from proxy.dial import Dialer
 from proxy.heads import Refused
 from proxy.origin import Origin
@@ -83,8 +85,7 @@ def dialer(way_out: WayOut | None = None, addresses: list[Address] | None = None
     async def found(host: str, port: int) -> list[Address]:
         return addresses or []
 
-    lookups = Lookups(found) if addresses is not None else None
-    return Dialer(way_out or WayOut(), Listeners(), lookups)
+    return Dialer(way_out or WayOut(), Listeners(), resolve if addresses is None else found)
 
 
 async def called(dialer: Dialer, origin: Origin) -> Caller:
@@ -259,10 +260,39 @@ def test_a_name_that_is_not_found() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     async def main() -> None:
-        opened = Dialer(WayOut(), Listeners(), Lookups(fails))
+        opened = Dialer(WayOut(), Listeners(), fails)
         for _ in range(2):
             with pytest.raises(OSError, match="not known"):
                 await opened.open(Origin("a.test", 80), Caller)
+
+    run(main())
+
+
+def test_names_that_clients_choose_hold_up_no_others() -> None:
+    """Two of them are looked up at once; whatever is intercepted does not wait for them."""
+    asked: list[str] = []
+
+    async def hangs(host: str, port: int) -> list[Address]:
+        asked.append(host)
+        if host.startswith("slow"):
+            await asyncio.sleep(60)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    rules = Rules.of(build({"forward": {"intercept": ["api.test"]}}).forward, Listeners())
+
+    async def main() -> None:
+        opened = Dialer(WayOut(), Listeners(), hangs, rules)
+        loop = asyncio.get_running_loop()
+        origins = [Origin(f"slow{number}.test", 443, guarded=True) for number in range(9)]
+        slow = [loop.create_task(opened.reach(each), name=each.host) for each in origins]
+        await asyncio.sleep(0.01)
+        for guarded in (True, False):
+            with pytest.raises(OSError, match="not known"):
+                await opened.reach(Origin("api.test", 443, guarded=guarded))
+        assert asked == ["slow0.test", "slow1.test", "api.test", "api.test"]
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
     run(main())
 
