@@ -18,7 +18,8 @@ from bin.look import add_commands
 from bin.run_command import HostPort, add_run
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
-from policies.policy import Policy, PolicyError, build
+from policies.policy import Policy, build
+from policies.setting import PolicyError
 
 _DEFAULT_HOME: Final = "./understudy-data"
 _home = click.option(

@@ -23,7 +23,8 @@ from bin.shells import Shell, ShellError, exports
 from bin.sidecar_at import METRICS, ask, connectable, install_key, look_at, running
 from bin.surroundings import Asked, Way, bypasses, choose, variables, wanted_upstream
 from policies.home import Home
-from policies.policy import PolicyError, build
+from policies.policy import build
+from policies.setting import PolicyError
 from proxy.metrics import read_samples
 
 _SETTLE_TRIES: Final = 10

@@ -15,7 +15,8 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from policies.listeners import Listeners
-from policies.policy import PolicyError, build
+from policies.policy import build
+from policies.setting import PolicyError
 from policies.way_out import WayOut
 
 Mode = Literal["base-url", "proxy"]

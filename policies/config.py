@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import yaml
 
-from policies.policy import Policy, PolicyError, build
+from policies.policy import Policy, build
+from policies.setting import PolicyError
 
 _MOST_BYTES: Final = 256 * 1024
 

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from policies.listeners import Listeners, address_of
-from policies.policy import PolicyError
+from policies.setting import PolicyError
 
 _OURS: Final = "UNDERSTUDY_UPSTREAM_PROXY"
 _HIDDEN: Final = "(not shown)"  # the value may hold a password

@@ -9,7 +9,8 @@ import pytest
 from policies.access import Access
 from policies.forward import Rules, Target, TargetError, target_of
 from policies.listeners import Listeners
-from policies.policy import PolicyError, build
+from policies.policy import build
+from policies.setting import PolicyError
 
 HERE = Listeners.of(["127.0.0.1:4141", "127.0.0.1:4142"])
 EVERYWHERE = Listeners.of(["0.0.0.0:4141"])

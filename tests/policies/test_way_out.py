@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies.listeners import Listeners
-from policies.policy import PolicyError
+from policies.setting import PolicyError
 from policies.way_out import UpstreamProxy, WayOut, from_environment
 
 OWN = Listeners.of(["127.0.0.1:4141", "127.0.0.1:4142"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policies.policy import Limits as LimitsPolicy
-from policies.policy import Policy, PolicyError, build
+from policies.policy import Policy, build
+from policies.setting import PolicyError
 from proxy.answers import error_answer
 from proxy.limits import Limits, give_back
 

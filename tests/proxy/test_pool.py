@@ -15,7 +15,8 @@ import pytest
 import uvloop
 
 from policies.listeners import Listeners
-from policies.policy import Connections, PolicyError, Timeouts, build
+from policies.policy import Connections, Timeouts, build
+from policies.setting import PolicyError
 from policies.way_out import WayOut
 from proxy.dial import Dialer
 from proxy.heads import Refused, ResponseHead

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from policies.policy import Policy, PolicyError, build
+from policies.policy import Policy, build
+from policies.setting import PolicyError
 from policies.settings import plain
 from proxy.heads import RequestHeads
 from proxy.routes import Routes
