@@ -5,9 +5,11 @@ FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS="[local]"
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
-RUN apt-get update \
- && apt-get install --no-install-recommends -y build-essential cmake \
- && rm -rf /var/lib/apt/lists/*
+RUN if [ -n "$EXTRAS" ]; then \
+      apt-get update \
+   && apt-get install --no-install-recommends -y build-essential cmake \
+   && rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY bin bin

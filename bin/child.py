@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import uvloop
 
+from bin import unfailing
 from policies.settings import Settings, load
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -25,6 +26,7 @@ _MOST_SETTINGS: Final = 4 << 20
 
 def main() -> None:
     os.umask(0o077)
+    unfailing.install()
     _die_with_parent()
     settings = load(_first_line())
     if settings.role != "proxy":

@@ -12,13 +12,22 @@ from typing import Final
 
 import click
 
+from bin import unfailing
 from bin.authority_command import add_authority
 from bin.doctor import add_doctor
+from bin.explore_command import add_explore
+from bin.extras import install
+from bin.import_command import add_import
 from bin.look import add_commands
-from bin.run_command import HostPort, add_run
+from bin.options import HostPort, PolicyFile, doubled, upstream_of
+from bin.orders_command import add_orders
+from bin.run_command import add_run
+from bin.search_command import add_search
+from bin.sidecar_at import connectable
+from bin.spool_command import add_spool
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
-from policies.policy import Policy, build
+from policies.policy import Policy
 from policies.setting import PolicyError
 
 _DEFAULT_HOME: Final = "./understudy-data"
@@ -46,7 +55,7 @@ def main() -> None:
               help="Admin site.")  # fmt: skip
 @click.option("--upstream", metavar="URL", help="API to relay to.  [default: the policy's, else "
               "https://api.openai.com]")  # fmt: skip
-@click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
+@click.option("--policy", type=PolicyFile(), help="YAML file.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Proxy processes.  [default: the "
               "policy's, else 1]")  # fmt: skip
 @click.option("--no-capture", is_flag=True, help="Relay only; record nothing.")
@@ -69,6 +78,7 @@ def serve(
         click.echo(f"understudy: {error}", err=True)
         sys.exit(2)
     _announce(supervisor)
+    unfailing.install()
     asyncio.run(supervisor.run())
 
 
@@ -77,10 +87,7 @@ def _policy(
 ) -> Policy:
     policy = Policy() if path is None else load(path)
     if upstream is not None:
-        try:
-            policy = replace(policy, upstream=build({"upstream": upstream}).upstream)
-        except PolicyError as error:
-            raise PolicyError("--upstream", upstream, error.hint) from None
+        policy = replace(policy, upstream=upstream_of(upstream))
     if workers is not None:
         policy = replace(policy, workers=workers)
     if no_capture:
@@ -91,16 +98,18 @@ def _policy(
 def _announce(supervisor: Supervisor) -> None:
     data, admin = supervisor.shown_addresses()
     click.echo(f"understudy {importlib.metadata.version('understudy')}")
+    here = connectable(data)
+    elsewhere = "" if here == data else "    (from elsewhere: by an address of this machine)"
     click.echo(f"  relaying  http://{data} -> {supervisor.policy.upstream}")
-    click.echo(f"  app       OPENAI_BASE_URL=http://{data}/v1")
-    click.echo(f"  admin     http://{admin}/?token={supervisor.admin_token}")
+    click.echo(f"  app       OPENAI_BASE_URL=http://{here}/v1{elsewhere}")
+    click.echo(f"  admin     http://{connectable(admin)}/?token={supervisor.admin_token}")
     click.echo(f"  home      {supervisor.root}")
     if supervisor.policy.candidates and importlib.util.find_spec("llama_cpp") is None:
-        click.echo(
-            "  candidates are disabled: llama-cpp-python is missing; "
-            "install it with: pip install 'understudy[local]'"
-        )
+        missing = "llama-cpp-python is missing; install it with"
+        click.echo(f"  candidates are disabled: {missing}: {install('local')}")
     sys.stdout.flush()
+    if twice := doubled(supervisor.policy.upstream):
+        click.echo(f"understudy: {twice}", err=True)
 
 
 @main.command()
@@ -131,7 +140,7 @@ def demo(seconds: float, home: Path | None, plain: bool) -> None:
     """The whole loop in two minutes, without a key or a download."""
     for package, extra in (("openai", "demo"), ("llama_cpp", "local")):
         if importlib.util.find_spec(package) is None:
-            click.echo(f"understudy: demo needs: pip install 'understudy[{extra}]'", err=True)
+            click.echo(f"understudy: demo needs {package}: {install(extra)}", err=True)
             sys.exit(2)
     from bin.show import run_demo
 
@@ -171,7 +180,12 @@ def _existing(home: Path) -> None:
 add_commands(main, _home)
 add_authority(main, _home)
 add_doctor(main, _home)
+add_explore(main, _home)
+add_orders(main, _home)
+add_import(main, _home)
 add_run(main, _home)
+add_search(main, _home)
+add_spool(main, _home)
 
 if __name__ == "__main__":
     main()

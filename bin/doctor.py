@@ -15,6 +15,7 @@ from bin.doctor_checks import chain
 from bin.doctor_observed import Finding, observe
 from bin.doctor_trial import try_runtimes
 from bin.explained import PAGES, page
+from bin.options import PolicyFile
 from policies.config import ConfigError, load
 
 _MARKS: Final = {True: "ok", False: "WRONG", None: "-"}
@@ -32,8 +33,7 @@ def add_doctor(group: click.Group, home_option: Callable[[Any], Any]) -> None:
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.argument("command", nargs=-1, type=click.UNPROCESSED),
-        click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="YAML file, "
-                     "as for serve."),
+        click.option("--policy", type=PolicyFile(), help="YAML file, as for serve."),
         click.option("--explain", metavar="RUNTIME", is_flag=False, flag_value=_LIST,
                      help="How a runtime gets to the sidecar; alone, lists them."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines."),

@@ -72,6 +72,10 @@ const calls = {
   async fetch() {
     return (await fetch(url, { signal: AbortSignal.timeout(10000) })).status;
   },
+  async fetchBase() {
+    const ours = process.env.OPENAI_BASE_URL + url.slice(url.indexOf('/models'));
+    return (await fetch(ours, { signal: AbortSignal.timeout(10000) })).status;
+  },
   async openai() {
     const { OpenAI } = require('openai');
     const client = new OpenAI({ maxRetries: 0, timeout: 10000 });
@@ -185,11 +189,14 @@ def _has(runtime: Found, library: str) -> bool:
 
 
 def _of_node(runtime: Found) -> list[Canary]:
-    def canary(library: str, mode: Mode = "proxy") -> Canary:
-        return Canary(runtime, library, mode, (*runtime.command, "-e", _NODE, library, "{url}"))
+    def canary(library: str, mode: Mode = "proxy", called: str = "") -> Canary:
+        words = ("-e", _NODE, called or library, "{url}")
+        return Canary(runtime, library, mode, (*runtime.command, *words))
 
-    found = [canary("openai", "base-url"), canary("openai")] if _has(runtime, "openai") else []
-    return [*found, canary("fetch")]
+    if _has(runtime, "openai"):
+        return [canary("openai", "base-url"), canary("openai"), canary("fetch")]
+    # Without the SDK an app reads the variable by itself, if it does: the way at least is tried.
+    return [canary("fetch", "base-url", "fetchBase"), canary("fetch")]
 
 
 def _of_curl(runtime: Found) -> list[Canary]:

@@ -7,11 +7,12 @@ from typing import Final
 
 from bin.doctor_observed import Finding, Observed
 from bin.doctor_shell import environment
+from bin.expiry import FEW_DAYS, days_left
+from bin.extras import install
 from proxy.bundle import BUNDLE
 from proxy.forward import Forwarding
 
 _SKEW_SECONDS: Final = 300.0
-_FEW_DAYS: Final = 30
 _START: Final = "start it: understudy serve"
 _UPSTREAM_CURES: Final[Mapping[str, str]] = {
     "upstream_proxy": "of the variables that 'understudy serve' was started with, look at "
@@ -41,7 +42,16 @@ _ALERTS: Final[Mapping[str, str]] = {
 
 def _sidecar(seen: Observed) -> Iterator[Finding]:
     who, detail = seen.seen.who, seen.seen.detail
-    if who == "foreign":
+    if seen.seen.silent and seen.owned and seen.running is not None:
+        pid = seen.running.pid
+        yield Finding(
+            "sidecar",
+            False,
+            f"{seen.address}: this home's sidecar (process {pid}) takes connections, but answers "
+            "nothing: it is stopped, or stuck",
+            f"kill {pid}, wait until it has gone, and {_START} {seen.home_option}",
+        )
+    elif who == "foreign":
         yield Finding(
             "sidecar",
             False,
@@ -83,14 +93,14 @@ def _of_authority(seen: Observed) -> Iterator[Finding]:
         yield Finding("authority", False if wanted and (there or seen.forwarding) else None,
                       said, cure)  # fmt: skip
         return
-    days = int((seen.issuer.expires - seen.now) // 86400)
+    days = days_left(seen.issuer.expires, seen.now)
     domains = ", ".join(sorted(seen.issuer.domains))
     soon = f"{days} days left: renew it soon, and have apps trust it anew: understudy ca renew"
     yield Finding(
         "authority",
-        True if days >= _FEW_DAYS else None,
+        True if days >= FEW_DAYS else None,
         f"signs for {domains}; {days} days left",
-        "" if days >= _FEW_DAYS else soon,
+        "" if days >= FEW_DAYS else soon,
     )
 
 
@@ -215,7 +225,7 @@ def _of_models(seen: Observed) -> Iterator[Finding]:
             yield Finding(
                 "model", False, f"{name}: takes no connections",
                 "look at what 'understudy serve' printed: the file may be missing or broken, or "
-                "llama-cpp-python may be: pip install 'understudy[local]'",
+                f"llama-cpp-python may be: {install('local')}",
             )  # fmt: skip
         elif breakers.get(name) == "open":
             yield Finding("model", False, f"{name}: failed, and is left alone for now",

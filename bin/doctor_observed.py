@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from bin.sidecar_at import Running, Seen, connectable, install_key, look_at, running
+from bin.sidecar_at import Running, Seen, connectable, install_key, look_at, owned, running
 from policies.home import Home
 from policies.policy import Policy
 from proxy import authority
@@ -68,6 +68,7 @@ class Observed:
     address: str
     running: Running | None
     seen: Seen
+    owned: bool = False  # `running` holds the home's lock: that process is this home's sidecar
     answer: Answer | None = None
     free: int | None = None
     models: Mapping[str, bool] = field(default_factory=dict)  # does it take connections?
@@ -113,6 +114,7 @@ def observe(
         address=address,
         running=named,
         seen=seen,
+        owned=named is not None and owned(home),
         answer=ask_upstream(address) if seen.serving else None,
         free=_free(home.root),
         models=_models(named),

@@ -57,6 +57,15 @@ _NAMES: Final[Mapping[str, str]] = {
 _STARTED_BY: Final[Mapping[str, str]] = {
     r"mvn|mvnw|gradle|gradlew|kotlin|scala|sbt": "java",
 }
+# Each has a page, and no canary.
+_UNTRIED: Final[Mapping[str, str]] = {
+    r"ruby[\d.]*|bundle|rails|rake": "ruby",
+    r"php[\d.]*|composer": "php",
+    r"perl[\d.]*": "perl",
+    r"bun|bunx": "bun",
+    r"deno": "deno",
+    r"docker|podman": "docker",
+}
 # These start a Python of their own, and can be asked to start that alone.
 _PYTHON_STARTERS: Final[Mapping[str, tuple[str, ...]]] = {
     "uv": ("run", "--no-sync", "python"),  # nothing is to be installed by looking
@@ -111,6 +120,19 @@ def runtimes_here(environment: Mapping[str, str], say: Say = said) -> Iterator[F
             yield found
 
 
+def untried_here(environment: Mapping[str, str]) -> list[str]:
+    """Runtimes on PATH that are only explained."""
+    path = environment.get("PATH")
+    kinds = (kind for kind in _UNTRIED.values() if kind != "docker")
+    return [kind for kind in kinds if shutil.which(kind, path=path)]
+
+
+def untried_of(word: str) -> str:
+    """What a command is run by, where that is only explained; else empty."""
+    name = Path(word).name.lower()
+    return next((kind for names, kind in _UNTRIED.items() if re.fullmatch(names, name)), "")
+
+
 def _pythons(environment: Mapping[str, str]) -> Iterator[str]:
     if venv := environment.get("VIRTUAL_ENV"):
         yield str(Path(venv) / "bin" / "python")
@@ -124,13 +146,18 @@ def _inspected(kind: str, command: tuple[str, ...], say: Say) -> Found | None:
     if not text:
         return None
     if kind not in ("python", "node"):
-        match = re.search(r"\d+(\.\d+)+|(?<=version \")\d+", text)
+        match = re.search(r"\d+(\.\d+)+|(?<=version \")\d+", _without_notes(text))
         return Found(kind, command, _version(match[0] if match else ""))
     try:
         told = orjson.loads(text.splitlines()[-1])
         return Found(kind, command, _version(told["version"]), told["prefix"], told["libraries"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _without_notes(text: str) -> str:
+    """Java first says which options it was given by variables, and those hold numbers, too."""
+    return "\n".join(line for line in text.splitlines() if "Picked up " not in line)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ import orjson
 from bin.doctor_canaries import Canary, canaries
 from bin.doctor_causes import Arrival, Tried, all_limits, judged
 from bin.doctor_observed import Finding, Observed, ask_upstream
-from bin.doctor_runtimes import runtime_of, runtimes_here
+from bin.doctor_runtimes import runtime_of, runtimes_here, untried_here, untried_of
 from bin.run_report import Counts
 from bin.run_trust import TrustError, trust_of
 from bin.sidecar_at import METRICS, ask
@@ -71,12 +71,18 @@ def try_runtimes(seen: Observed, command: Sequence[str]) -> Iterator[Finding]:
         yield from _Trial(seen, bool(command)).run(chosen)
     except (TrustError, OSError) as error:
         yield Finding("runtimes", False, f"not tried: {error}", "see the chain above")
+    if not command and (others := untried_here(seen.environment)):
+        yield Finding("others", None, f"{', '.join(others)}: here, but there is no canary for them",
+                      "what each needs: understudy doctor --explain " + others[0])  # fmt: skip
 
 
 def _unknown(word: str, environment: Mapping[str, str]) -> Finding:
     if shutil.which(word, path=environment.get("PATH")) is None:
         return Finding(word, False, "no such command", "say it as you would to a shell")
     cure = "understudy run says at its end what was captured"
+    if kind := untried_of(word):
+        return Finding(word, None, f"not tried: there is no canary for {kind}",
+                       f"what it needs: understudy doctor --explain {kind}; {cure}")  # fmt: skip
     return Finding(word, None, "not tried: it is not known what runs it", cure)
 
 
@@ -192,7 +198,7 @@ class _Trial:
             before = self._counts()
             tried = self._one(number, canary, surroundings)
             since = self._counts().since(before)
-            arrival: Arrival = "came" if since.calls > 0 or since.refused > 0 else "unseen"
+            arrival: Arrival = "came" if came(tried, since) else "unseen"
             found.append(replace(tried, arrival=arrival))
         return found
 
@@ -217,6 +223,17 @@ class _Trial:
         with tempfile.TemporaryDirectory(prefix="understudy-doctor-") as folder:
             tried = _ran(canary, url, folder, environment)
         return replace(tried, bypassed=bypasses(environment, _HOST))
+
+
+def came(tried: Tried, since: Counts) -> bool:
+    """By what was counted while it was tried, one look at the counts included.
+
+    A call that reaches no upstream is none of `calls`. Its error is the sidecar's own then, if the
+    head of a request came there, too.
+    """
+    if since.calls > 0 or since.refused > 0:
+        return True
+    return tried.status is not None and tried.status >= 500 and since.heads > 1
 
 
 def _ran(canary: Canary, url: str, folder: str, environment: Mapping[str, str]) -> Tried:

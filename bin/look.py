@@ -7,21 +7,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import orjson
 from rich.console import Console
 from rich.table import Table
 
+from bin.expiry import expiring
 from policies.home import Home
 from policies.metrics import Sample, total
 from proxy.metrics import read_samples
 from store import queries
 from store.export import export_openai_chat
+from store.overview import ModelUse, Unknown, overview
 
+_RECENT_DAYS: Final = 30
 _console = Console(width=None if sys.stdout.isatty() else 160)
 
 
@@ -60,6 +63,8 @@ def status(home: Path) -> None:
         _print_workers(read_samples(Path(state["run_dir"])))
         processes = ", ".join(f"{name} {pid}" for name, pid in state["processes"].items())
         click.echo(f"processes: {processes}")
+    if soon := expiring(Home(home, home).authority):
+        click.echo(soon)
     if (home / "kill").exists():
         click.echo("KILLED: everything goes upstream; take it back with: understudy resume")
     database = _database(home, required=False)
@@ -71,6 +76,7 @@ def status(home: Path) -> None:
         table.add_row(count.outcome, count.served_by or "-", str(count.exchanges))
     _console.print(table)
     _print_tasks(database)
+    _print_overview(database)
     _print_losses(database)
 
 
@@ -124,6 +130,51 @@ def _agreement(found: queries.Agreement) -> str:
     return f"{found.candidate} {share} of {judged}"
 
 
+def _print_overview(database: Path) -> None:
+    """Money, limits and the index; days are UTC's, as those of the record are."""
+    since = datetime.now(UTC) - timedelta(days=_RECENT_DAYS - 1)
+    found = overview(database, f"{since:%Y-%m-%d}")
+    if found is None or not found.calls:
+        return
+    table = _table(f"{_RECENT_DAYS} days", "calls", "input", "cached", "output", "USD", "no cost")
+    for one in found.models:
+        table.add_row(*_model_row(one))
+    _console.print(table)
+    click.echo(f"cost so far: {_usd(found.usd)} of {found.calls} calls")
+    _print_unknown("cost", found.cost)
+    _print_unknown("usage", found.usage)
+    click.echo(
+        f"limits: {found.limited} calls got 429 ({found.hours_lost:.2f} hours lost), "
+        f"{found.retries} were retries"
+    )
+    if found.unindexed is None:
+        click.echo("search: the index is off, or was never begun")
+    elif found.unindexed:
+        click.echo(f"search: up to {found.unindexed} calls are not in the index yet")
+
+
+def _model_row(one: ModelUse) -> tuple[str, ...]:
+    return (
+        one.model or "-",
+        str(one.calls),
+        "-" if one.input_tokens is None else str(one.input_tokens),
+        "-" if one.cached is None else f"{one.cached:.1%}",
+        "-" if one.output_tokens is None else str(one.output_tokens),
+        _usd(one.usd),
+        str(one.calls_without_cost or "-"),
+    )
+
+
+def _usd(value: float | None) -> str:
+    return "-" if value is None else f"${value:,.4f}"
+
+
+def _print_unknown(what: str, found: Unknown) -> None:
+    if found.calls:
+        reasons = "; ".join(f"{reason} ({calls})" for reason, calls in found.reasons)
+        click.echo(f"no {what}: {found.calls} calls: {reasons}")
+
+
 def _print_losses(database: Path) -> None:
     runs = queries.runs(database, limit=1000)
     lost = sum(run.lost for run in runs)
@@ -136,7 +187,7 @@ def _print_losses(database: Path) -> None:
 
 def exchanges(home: Path, limit: int, task: str | None) -> None:
     """The newest exchanges."""
-    database = _found(home)
+    database = database_of(home)
     table = _table("id", "started", "endpoint", "model", "status", "outcome", "served by", "ms")
     with _explained():
         for line in queries.newest(database, limit, task):
@@ -156,7 +207,7 @@ def exchanges(home: Path, limit: int, task: str | None) -> None:
 def show(home: Path, exchange_id: str) -> None:
     """One exchange in full, as JSON. ID may be shortened to a unique beginning."""
     with _explained():
-        detail = asdict(queries.exchange(_found(home), exchange_id))
+        detail = asdict(queries.exchange(database_of(home), exchange_id))
     for side in ("request", "response"):
         if detail[side] is not None:
             detail[side] = orjson.Fragment(detail[side])
@@ -165,7 +216,7 @@ def show(home: Path, exchange_id: str) -> None:
 
 def rollout(home: Path) -> None:
     """Where each task stands with each candidate, and why."""
-    found = queries.rollouts(_found(home))
+    found = queries.rollouts(database_of(home))
     if not found:
         click.echo("no rollouts yet: nothing has been compared")
     for line in found:
@@ -178,7 +229,7 @@ def rollout(home: Path) -> None:
 def export(home: Path, task: str | None, out: Path, _format: str) -> None:
     """Clean teacher pairs as JSONL: no errors, no truncation, no diverted answers."""
     with _explained():
-        written = export_openai_chat(_found(home), out, task)
+        written = export_openai_chat(database_of(home), out, task)
     click.echo(f"{written} pairs in {out}")
 
 
@@ -208,7 +259,8 @@ def _state(home: Path) -> dict[str, Any] | None:
     return state if Path(f"/proc/{state['pid']}").exists() else None
 
 
-def _found(home: Path) -> Path:
+def database_of(home: Path) -> Path:
+    """The record below `home`; an error for the user where there is none yet."""
     database = _database(home, required=True)
     assert database is not None
     return database

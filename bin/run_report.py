@@ -49,6 +49,7 @@ class Counts:
 
     `refused` ones among them may not have got further than the sidecar. `exchanges` are without
     `tunnels` to other hosts. `distrusted`: connections whose client refused our certificate.
+    `heads`: of all requests, those to the sidecar's own pages, too, but without CONNECT.
     """
 
     calls: int = 0
@@ -56,6 +57,7 @@ class Counts:
     exchanges: int = 0
     tunnels: int = 0
     distrusted: int = 0
+    heads: int = 0
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
@@ -64,7 +66,10 @@ class Counts:
         calls = sum(total(samples, name) for name in passed)
         tunnels = total(samples, "tunnelled")
         exchanges = max(0, total(samples, "exchanges") - tunnels)
-        return cls(calls, refused, exchanges, tunnels, total(samples, "tls_refused"))
+        distrusted = total(samples, "tls_refused")
+        connects = total(samples, "intercepted") + tunnels + distrusted
+        heads = total(samples, "requests") - connects
+        return cls(calls, refused, exchanges, tunnels, distrusted, heads)
 
     def since(self, before: Counts) -> Counts:
         return Counts(
@@ -73,6 +78,7 @@ class Counts:
             self.exchanges - before.exchanges,
             self.tunnels - before.tunnels,
             self.distrusted - before.distrusted,
+            self.heads - before.heads,
         )
 
 
@@ -88,7 +94,11 @@ class Ran:
     bypassed: bool = False
 
 
-def conclusion(ran: Ran, counts: Counts) -> str:
+def conclusion(ran: Ran, counts: Counts | None) -> str:
+    """`counts` None: nothing is known."""
+    if counts is None:
+        ended = "the sidecar ended before the command; " if ran.sidecar_ended else ""
+        return f"{ended}how much was captured is not known: see understudy status"
     if ran.sidecar_ended:
         return f"the sidecar ended before the command; captured until then: {counts.exchanges}"
     if counts.exchanges > 0:

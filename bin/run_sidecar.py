@@ -52,11 +52,15 @@ class Wish:
 
 @dataclass(slots=True)
 class Used:
-    """A sidecar in use, until `leave`. `started`: by us, for all runs that use it."""
+    """A sidecar in use, until `leave`. `started`: by us, for all runs that use it.
+
+    `no_proxy`: see `Seen`.
+    """
 
     home: Home
     running: Running
     capturing: bool
+    no_proxy: str
     _users: int
     _arrival: int  # st_mtime_ns of `run.users`, which each run sets when it comes
     _process: subprocess.Popen[bytes] | None = None
@@ -145,7 +149,15 @@ class _Search:
                     self._check(named)
                     capturing = seen.health.get("capture") is not None
                     arrival = os.fstat(self._users).st_mtime_ns
-                    return Used(self._home, named, capturing, self._users, arrival, self._process)
+                    return Used(
+                        self._home,
+                        named,
+                        capturing,
+                        seen.no_proxy,
+                        self._users,
+                        arrival,
+                        self._process,
+                    )
                 self._go_on(address, seen, named, time.monotonic() > deadline)
                 time.sleep(_LOOK_SECONDS)
         except BaseException:

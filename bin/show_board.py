@@ -75,8 +75,8 @@ def cost(database: Path, candidate: str) -> Cost:
     """What the local answers would have cost: their tokens at the upstream's prices."""
     with reading(database) as connection:
         row = connection.execute(
-            "SELECT count(*) AS calls, total(prompt_tokens) AS prompt,"
-            " total(completion_tokens) AS completion FROM exchanges WHERE served_by = ?",
+            "SELECT count(*) AS calls, total(input_tokens) AS prompt,"
+            " total(output_tokens) AS completion FROM exchanges WHERE served_by = ?",
             (candidate,),
         ).fetchone()
     dollars = row["prompt"] * _INPUT_PRICE + row["completion"] * _OUTPUT_PRICE

@@ -6,6 +6,7 @@ Whoever answers must prove that it holds the home's install key: a port can be a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import socket
@@ -29,15 +30,25 @@ _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Who is at an address. `detail`: of somebody else, as the end of a sentence about it."""
+    """Who is at an address. `detail`: of somebody else, as the end of a sentence about it.
+
+    `silent`: nothing was said by which to tell whose it is.
+    """
 
     who: Literal["ours", "foreign", "nobody"]
     detail: str = ""
     health: Mapping[str, Any] = field(default_factory=dict)
+    silent: bool = False
 
     @property
     def serving(self) -> bool:
         return self.who == "ours" and self.health.get("status") == "ok"
+
+    @property
+    def no_proxy(self) -> str:
+        """Why HTTPS_PROXY can't lead there; empty if it can, or nothing is known of it."""
+        forward = self.health.get("forward") or {"on": True}
+        return "" if forward["on"] else str(forward.get("why_off") or "its forward proxy is off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,22 @@ def running(home: Home) -> Running | None:
     return found if _lives(found.pid) else None
 
 
+def owned(home: Home) -> bool:
+    """Does a sidecar hold the home's lock? Looking takes it for a moment where none does: only for
+    a home whose sidecar lives by its state file, so that it keeps none from starting."""
+    try:
+        lock = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def look_at(address: str, key: bytes | None, seconds: float = _SECONDS) -> Seen:
     """Who answers at this HOST:PORT? Never takes longer than `seconds`, and never a proxy."""
     nonce = secrets.token_hex(16)
@@ -84,7 +111,7 @@ def look_at(address: str, key: bytes | None, seconds: float = _SECONDS) -> Seen:
     except ConnectionRefusedError:
         return Seen("nobody")
     except TimeoutError:
-        return Seen("foreign", "takes connections, but answers nothing")
+        return Seen("foreign", "takes connections, but answers nothing", silent=True)
     except OSError as error:
         return Seen("nobody", f"{error.strerror or error}")
     try:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import resource
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from bin import runtime
+from bin.expiry import expiring
 from policies.home import Home
 from policies.listeners import Listeners
 from policies.policy import Policy
@@ -111,6 +113,10 @@ def open_home(root: Path) -> tuple[Path, int]:
         raise StartError(
             f"--home {root}: another understudy is using it; stop that one or name another folder"
         ) from None
+    mode = root.stat().st_mode & 0o777
+    if mode & 0o077:
+        cure = f"chmod 700 {shlex.quote(str(root))}"
+        _warn(f"--home {root}: others may look into it (mode {mode:04o}); run: {cure}")
     return root.resolve(), lock
 
 
@@ -132,8 +138,9 @@ def bind(address: tuple[str, int], option: str) -> socket.socket:
     try:
         bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]  # what follows says the address again
         raise StartError(
-            f"{option} {host}:{port}: {error.strerror}; stop what listens there or name another"
+            f"{option} {host}:{port}: {why}; stop what listens there or name another"
         ) from None
     bound.set_inheritable(True)
     return bound
@@ -230,6 +237,8 @@ class Supervisor:
             make(home.authority, forward.intercept)
             Authority.load(home.authority, forward.intercept)
             bundle(home.authority)
+            if soon := expiring(home.authority):
+                _warn(soon)
         except (AuthorityError, OSError) as error:
             _warn(f"no forward proxy, OPENAI_BASE_URL only: {error}")
 

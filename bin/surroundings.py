@@ -18,6 +18,7 @@ from policies.listeners import Listeners
 from policies.policy import build
 from policies.setting import PolicyError
 from policies.way_out import WayOut
+from proxy.forward import Forwarding
 
 Mode = Literal["base-url", "proxy"]
 Asked = Literal["auto", "base-url", "proxy"]
@@ -87,12 +88,21 @@ def _place(url: str) -> _Place | None:
 # -- which way
 
 
-def choose(asked: Asked, environment: Mapping[str, str], address: str, upstream: str) -> Way:
+class WayError(Exception):
+    """There is no way that would do what was asked for; one line for a person."""
+
+
+def choose(
+    asked: Asked, environment: Mapping[str, str], address: str, upstream: str, no_proxy: str = ""
+) -> Way:
     """How an app gets to the sidecar at `address`, which relays to `upstream`.
 
     An app that is pointed at another API has a key for that one: unasked, neither its calls nor its
-    key are sent elsewhere.
+    key are sent elsewhere. `no_proxy`: why the sidecar is no forward proxy, each call of an app
+    that takes it for one would fail. Raises WayError.
     """
+    if asked == "proxy" and no_proxy:
+        raise WayError(f"--mode proxy: {_mended(no_proxy)}, or go with --mode base-url")
     if asked == "proxy":
         return Way("proxy")
     url = environment.get(_BASE_URL, "").strip()
@@ -103,11 +113,28 @@ def choose(asked: Asked, environment: Mapping[str, str], address: str, upstream:
     if asked == "base-url":
         why = f"{_BASE_URL} was {_shown(url)}; it is replaced, and the calls go to {upstream}"
         return Way("base-url", why=why)
+    if no_proxy:
+        raise WayError(
+            f"{_BASE_URL} is {_shown(url)}, but this sidecar relays to {upstream}, and HTTPS_PROXY "
+            f"would not do either: {_mended(no_proxy)}, or name another --home and --upstream, or "
+            "have the calls go to this sidecar's API with --mode base-url"
+        )
     why = (
         f"{_BASE_URL} is {_shown(url)}, but this sidecar relays to {upstream}; HTTPS_PROXY is set"
         " instead, and calls to other hosts than those in forward.intercept pass unseen"
     )
     return Way("proxy", why=why)
+
+
+def _mended(no_proxy: str) -> str:
+    """Why there is no forward proxy, and how to have one: what is broken says that itself."""
+    if no_proxy == Forwarding().off:
+        return (
+            "its policy says 'forward: false', so HTTPS_PROXY can't work; take that out and start "
+            "the sidecar again"
+        )
+    renewed = " with its own --home and --policy" if "ca renew" in no_proxy else ""
+    return f"{no_proxy}{renewed}; then start the sidecar again"
 
 
 def wanted_upstream(asked: Asked, environment: Mapping[str, str], address: str) -> str | None:

@@ -22,6 +22,11 @@ class Home:
         return self.root / "understudy.db"
 
     @property
+    def files(self) -> Path:
+        """The folder of large parts of bodies, see `store.media`."""
+        return self.root / "files"
+
+    @property
     def spool(self) -> Path:
         return self.root / "spool"
 
@@ -44,6 +49,11 @@ class Home:
     @property
     def admin_token(self) -> Path:
         return self.root / "admin.token"
+
+    @property
+    def receipts(self) -> Path:
+        """The folder of what was forgotten, without saying whose it was."""
+        return self.root / "receipts"
 
     @property
     def state(self) -> Path:

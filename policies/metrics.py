@@ -55,6 +55,7 @@ TABLE: Final = (
     Metric("tls_refused", "counter", "TLS handshakes that clients of intercepted hosts broke off."),
     Metric("trailers_dropped", "counter", "Trailer fields that were not passed on."),
     Metric("exchanges", "counter", "Exchanges given to the spool."),
+    Metric("not_recorded", "counter", "Exchanges of which nothing may be kept."),
     Metric("bodies_cut", "counter", "Bodies not recorded whole."),
     Metric("records_dropped", "counter", "Heads and endings that could not be recorded."),
     Metric("write_errors", "counter", "Batches that the spool's disk did not take."),
@@ -64,6 +65,9 @@ TABLE: Final = (
     Metric("resident_memory_bytes", "gauge", "Memory that the worker holds."),
     Metric("open_fds", "gauge", "Open file descriptors."),
     Metric("spool_bytes", "gauge", "Bytes of the spool on disk.", "sidecar"),
+    Metric(
+        "wal_bytes", "gauge", "Bytes of the database's journal; long reads swell it.", "sidecar"
+    ),
 )
 _UP: Final = Metric("worker_up", "gauge", "1 while the worker's loop turns.")
 COUNTERS: Final = tuple(metric.name for metric in TABLE if metric.kind == "counter")

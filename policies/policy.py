@@ -14,6 +14,10 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
+from policies.identity import Sources
+from policies.prices import Price, prices
+from policies.privacy import Privacy
+from policies.record import Record
 from policies.setting import (
     PolicyError,
     a_name,
@@ -190,6 +194,11 @@ class Capture:
         "none, interval (each second) or always (each batch)",
         "interval",
     )
+    inject_usage: bool = setting(
+        truth,
+        "ask for the usage of streams that apps don't ask for, and keep that from them",
+        False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +332,10 @@ class Policy:
         nested(Connections), "kept to upstreams and local models", Connections()
     )
     capture: Capture = setting(nested(Capture), "what is recorded", Capture())
+    privacy: Privacy = setting(nested(Privacy), "how much of it is kept", Privacy())
+    record: Record = setting(nested(Record), "what of bodies, and for how long", Record())
+    prices: tuple[Price, ...] = setting(prices, "what models cost, where lists are wrong", ())
+    identity: Sources = setting(nested(Sources), "who asks: where that is looked for", Sources())
     workers: int = setting(
         whole(1, 64, "processes"), "proxy processes that accept from the one port", 1
     )

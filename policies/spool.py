@@ -31,9 +31,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, NotRequired, TypedDict
 
 import xxhash
+
+from policies.privacy import Mode
 
 BATCH: Final = struct.Struct("<II")
 RECORD: Final = struct.Struct("<IB16sd")
@@ -61,17 +63,24 @@ class Kind(IntEnum):
     RESPONSE_HEAD = 4
     RESPONSE_BODY = 5
     CLOSED = 6
+    SOCKET = 7  # never in a spool: what the recorder keeps of a socket instead of its first bytes
 
 
 class Opened(TypedDict):
-    """`seq` counts requests of this run from 1: a gap says how many left no record."""
+    """`seq` counts requests of this run from 1: a gap says how many left no record.
 
-    seq: int
+    Without a `mode` it is `full`; of the mode `off` there is no record at all.
+    """
+
+    seq: NotRequired[int]  # not where it is `imported`
     at: float  # seconds since the epoch
     method: str
     target: str  # path and query; query values outside an allow-list are hashed
     headers: list[tuple[str, str]]  # values outside an allow-list are hashed ("hash:…")
     key: str | None  # keyed hash over the credentials, None when there were none
+    mode: NotRequired[Mode]
+    host: NotRequired[str]  # whom a client of the forward proxy called
+    imported: NotRequired[bool]  # out of a file: times of its events mean nothing
 
 
 class Routed(TypedDict):
@@ -87,13 +96,19 @@ class ResponseHead(TypedDict):
 
 
 class Closed(TypedDict):
-    """`cut` names the bodies of which not every byte was spooled, with the reason."""
+    """`cut` names the bodies of which not every byte was spooled, with the reason.
+
+    In the mode `metadata` no body is, and `cut` says nothing of it; `task_id` and `request_hash`
+    (see `fingerprint`) are then here, if the request was a chat in plain JSON of some size.
+    """
 
     outcome: Outcome
     error: str | None
     request_bytes: int
     response_bytes: int
     cut: dict[str, str]  # "request" | "response" -> "limit" | "dropped" | "high_water" | "low_disk"
+    task_id: NotRequired[str]
+    request_hash: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Frozen values that shadow makes and store keeps: a pair, an observation, a comparison."""
+"""Frozen values that shadow hands over and store keeps: a pair, an observation, feedback, ..."""
 
 from __future__ import annotations
 
@@ -75,4 +75,28 @@ class RolloutRecord:
     why: str
 
 
-Write = Observation | Comparison | RolloutRecord
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody said of an answer: at least one of score, label and correction.
+
+    `exchange_id`: our id or a unique beginning of it, the answer's `id`, or its x-request-id; the
+    record finds which. Checked by `policies.feedback`.
+    """
+
+    exchange_id: str
+    at: float  # seconds since the epoch
+    score: float | None
+    label: str | None
+    correction: str | None
+    source: str | None
+
+
+Write = Observation | Comparison | RolloutRecord | Feedback
+
+
+class UnknownExchange(LookupError):
+    """No exchange, or more than one, goes by that id. The message is for a person."""
+
+
+class WriteUnfit(ValueError):
+    """The record will never take this write; the message says what to do."""

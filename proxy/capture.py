@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import orjson
 
 from policies import spool
 from policies.policy import Capture as CapturePolicy
-from policies.spool import Kind, Outcome
-from proxy.heads import ResponseHead
+from policies.spool import Kind
 from proxy.ids import Ids
 from proxy.redact import Redactor
-from proxy.segments import Counters, Records, SegmentWriter
+from proxy.segments import Batches, Counters, Late, Records, SegmentWriter
+from proxy.sketch import MOST_BYTES, Sketch
+from proxy.tapes import BareTape, ExchangeTape, Tape
 from proxy.writes import AT_ONCE
 
 # Together they are the 10 ms that a crash may cost of what has ended.
@@ -34,107 +36,16 @@ _STREAMED_SECONDS: Final = 0.025
 _JOIN_BYTES: Final = 64 << 10  # what was made last is still at hand for the processor
 _FLUSH_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 8 << 20  # bytes in memory; above it bodies are dropped
+_MOST_SKETCHED: Final = 32 << 20  # bytes of requests in the making whose task is yet to be told
 # Plain integers: reading a member of an enumeration costs more than packing it.
 _REQUEST_BODY: Final = int(Kind.REQUEST_BODY)
 _RESPONSE_BODY: Final = int(Kind.RESPONSE_BODY)
 _OPENED: Final = int(Kind.OPENED)
 _RESPONSE_HEAD: Final = int(Kind.RESPONSE_HEAD)
-_ROUTED: Final = int(Kind.ROUTED)
 _CLOSED: Final = int(Kind.CLOSED)
 _RECORD_BYTES: Final = spool.RECORD.size
 _record: Final = spool.RECORD.pack
 _monotonic: Final = time.monotonic
-
-
-class Tape(Protocol):
-    """What one exchange leaves behind."""
-
-    def routed(self, to: str, why: str) -> None: ...
-    def keep_bodies(self) -> None: ...
-    def request_body(self, data: bytes) -> None: ...
-    def response_body(self, data: bytes) -> None: ...
-    def response_head(self, head: ResponseHead) -> None: ...
-    def counted(self, request_bytes: int, response_bytes: int) -> None:
-        """Of bytes that nobody looks at."""
-
-    def closed(self, outcome: Outcome, error: str | None = None) -> None: ...
-
-
-class BlankTape:
-    """Records nothing: capture is off."""
-
-    def routed(self, to: str, why: str) -> None: ...
-    def keep_bodies(self) -> None: ...
-    def request_body(self, data: bytes) -> None: ...
-    def response_body(self, data: bytes) -> None: ...
-    def response_head(self, head: ResponseHead) -> None: ...
-    def counted(self, request_bytes: int, response_bytes: int) -> None: ...
-    def closed(self, outcome: Outcome, error: str | None = None) -> None: ...
-
-
-BLANK: Final = BlankTape()
-
-
-class ExchangeTape:
-    """Of one exchange that is captured."""
-
-    __slots__ = ("_exchange", "_spool", "bodies", "cut", "request_bytes", "response_bytes")
-
-    def __init__(self, spool_: Spool, exchange: bytes, bodies: bool) -> None:
-        self._spool = spool_
-        self._exchange = exchange
-        self.bodies = bodies  # are they kept?
-        self.request_bytes = 0  # seen
-        self.response_bytes = 0
-        self.cut: dict[str, str] | None = None
-
-    def keep_bodies(self) -> None:
-        self.bodies = True
-
-    def routed(self, to: str, why: str) -> None:
-        self._spool.note(_ROUTED, self._exchange, (to, why))
-
-    def request_body(self, data: bytes) -> None:
-        size = self.request_bytes = self.request_bytes + len(data)
-        whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
-        if self.bodies and (whole or self._keeps("request", size)):
-            self._spool.piece(_REQUEST_BODY, self._exchange, data)
-
-    def response_body(self, data: bytes) -> None:
-        size = self.response_bytes = self.response_bytes + len(data)
-        whole = self.cut is None and size <= self._spool.body_limit  # as nearly always
-        if self.bodies and (whole or self._keeps("response", size)):
-            self._spool.piece(_RESPONSE_BODY, self._exchange, data)
-
-    def _keeps(self, side: str, size: int) -> bool:
-        """Once cut, a body stays cut: one with a hole would be read as whole."""
-        spool_ = self._spool
-        if size <= spool_.body_limit:
-            return self.cut is None or side not in self.cut
-        if self.cut is None:
-            self.cut = {}
-        if side not in self.cut:
-            self.cut[side] = spool_.refuses_bodies or "limit"
-            spool_.counters.bodies_cut += 1
-        return False
-
-    def response_head(self, head: ResponseHead) -> None:
-        self._spool.note(_RESPONSE_HEAD, self._exchange, head)
-
-    def counted(self, request_bytes: int, response_bytes: int) -> None:
-        self.request_bytes, self.response_bytes = request_bytes, response_bytes
-
-    def closed(self, outcome: Outcome, error: str | None = None) -> None:
-        self._spool.note(_CLOSED, self._exchange, (self, outcome, error))
-
-    def ending(self, outcome: Outcome, error: str | None) -> bytes:
-        return b'{"outcome":"%b","error":%b,"request_bytes":%d,"response_bytes":%d,"cut":%b}' % (
-            outcome.encode(),
-            b"null" if error is None else orjson.dumps(error),
-            self.request_bytes,
-            self.response_bytes,
-            orjson.dumps(self.cut) if self.cut else b"{}",
-        )
 
 
 class Spool:
@@ -159,8 +70,9 @@ class Spool:
         self._settling = cast(asyncio.TimerHandle, None)
         self._made: list[bytes] = []
         self._made_bytes = 0
-        self._records: list[Records] = []
+        self._records: Batches = []
         self._waiting = 0
+        self._sketched = 0  # bytes in sketches that have not been handed over
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when the timer ends
         self._writer = SegmentWriter(folder, policy, self.counters)
@@ -173,6 +85,48 @@ class Spool:
         self.counters.exchanges += 1
         self.note(_OPENED, exchange, (self.counters.exchanges, time.time(), about))
         return exchange, ExchangeTape(self, exchange, bodies)
+
+    def open_bare(self, about: bytes, sketched: bool, length: int) -> tuple[bytes, Tape]:
+        """A new exchange of which no body byte is spooled."""
+        exchange, _ = self.open(about, False)
+        return exchange, BareTape(self, exchange, sketched, length)
+
+    def sketch(self, sketch: Sketch, data: bytes) -> bool:
+        """A piece for it. False: that is too much, and the sketch is given up."""
+        size = len(data)
+        if sketch.size + size > MOST_BYTES or self._sketched + size > _MOST_SKETCHED:
+            self._sketched -= sketch.size
+            return False
+        self._sketched += size
+        sketch.add(data)
+        return True
+
+    def read_soon(self, sketch: Sketch) -> None:
+        """It is whole: let the writer read it with the next batch."""
+
+        def read() -> bytes:
+            sketch.read()
+            return b""
+
+        self._late(0, sketch, read)
+
+    def _end_bare(self, at: float, exchange: bytes, tape: BareTape, *how: Any) -> None:
+        assert tape.sketch is not None
+
+        def ending() -> bytes:
+            payload = tape.ending(*how)
+            return _record(len(payload), _CLOSED, exchange, at) + payload
+
+        self._late(1, tape.sketch, ending)
+
+    def _late(self, number: int, sketch: Sketch, make: Callable[[], bytes]) -> None:
+        self._join()
+        size = sketch.hand_over()
+        self._sketched -= size
+        self._records.append(Late(number, size, make))
+        self._waiting += size
+        if self._waiting > _FLUSH_BYTES:
+            self._much_waiting()
 
     def note(self, kind: int, exchange: bytes, what: Any) -> None:
         """Make a record of it when the peers have been served."""
@@ -200,6 +154,10 @@ class Spool:
         for at, kind, exchange, what in noted:
             if kind == _CLOSED:
                 within = _ENDED_SECONDS
+                tape = what[0]
+                if type(tape) is BareTape and tape.sketch is not None:
+                    self._end_bare(at, exchange, *what)
+                    continue
             whole = kind in (_REQUEST_BODY, _RESPONSE_BODY)
             self._add(at, kind, exchange, what if whole else self._said(kind, what))
         self._flush_within(within)
@@ -250,7 +208,7 @@ class Spool:
         elif self._waiting > 2 * _MOST_WAITING:
             last = self._records.pop()  # even heads and endings, when the disk stands still
             self.counters.records_dropped += last.number
-            self._waiting -= len(last.data)
+            self._waiting -= last.size
         elif self._waiting > _MOST_WAITING:
             self._refuse_bodies("dropped")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.answers import error_answer
 from proxy.exchange import Exchange
 from proxy.heads import Refused, ResponseHead, chunk
+from proxy.injected import InjectedExchange
 from proxy.relay import Relay
 from proxy.request_reader import Reading, Request, RequestReader
 from proxy.writes import AT_ONCE, write_out
@@ -131,7 +132,8 @@ class ClientConnection(asyncio.Protocol):
         self._fresh = False
         self._relay.requests += 1
         stranger = None if self._trusted else self._relay.forward.stranger(request.head)
-        if self._relay.traits(request.head).ours:
+        traits = self._relay.traits(request.head)
+        if traits.ours:
             return self._answer_ourselves(request, stranger)
         if request.refused is None:
             request.refused = stranger
@@ -139,7 +141,8 @@ class ClientConnection(asyncio.Protocol):
             return self._hand_over(request.connect)
         if self._relay.limits.bounds_requests and request.refused is None:
             request.refused = self._relay.overload()
-        request.exchange = Exchange(self, self._relay, request.head, request.length)
+        kind = InjectedExchange if traits.injects else Exchange
+        request.exchange = kind(self, self._relay, request.head, request.length)
         waits = request.head.expects_continue and request.refused is None
         if waits and not request.pieces and not request.ended:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -30,7 +30,6 @@ MOST_BODY: Final = 256 * 1024
 _PROOF_SECONDS: Final = 3600.0
 _MOST_PROOFS: Final = 10_000
 _MOST_ANSWER: Final = 4 << 20  # a local answer that is not streamed is held until it is whole
-_CONTENT_TYPE: Final = b"application/json"
 
 
 @dataclass(slots=True)
@@ -81,8 +80,7 @@ class Diverter:
             self.watch.diverts
             and endpoint == CHAT.name
             and length <= MOST_BODY
-            and not head.content_encoding
-            and head.content_type.partition(b";")[0].strip().lower() == _CONTENT_TYPE
+            and head.is_plain_json
         )
 
     def choose(

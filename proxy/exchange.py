@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from policies.endpoints import RESPONSES_SOCKET
 from policies.spool import Outcome
 from proxy.answers import error_answer
 from proxy.divert import MOST_BODY, Choice, LocalCall
@@ -53,7 +54,7 @@ class Exchange:
         self._head = head
         self._length = length
         self._traits = traits = relay.traits(head)
-        self.id, self._tape = relay.open_tape(traits)
+        self.id, self._tape = relay.open_tape(traits, length)
         relay.in_flight += 1
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -247,7 +248,8 @@ class Exchange:
     def _switch(self, head: ResponseHead) -> None:
         self._replied = self.switched = True
         if self._traits.endpoint.handling != "tunnel":
-            self._tape.keep_bodies()  # of a GET like any other nothing would be kept
+            # Of a GET like any other nothing would be kept.
+            self._tape.keep_bodies(endless=self._traits.endpoint is RESPONSES_SOCKET)
         self._tape.response_head(head)
         self.client.switch(head)
 

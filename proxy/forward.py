@@ -53,7 +53,7 @@ class Site:
         self.known = KnownRequests(_MOST_KNOWN)
         self._relay = relay
         origin = Origin(target.host, target.port, tls=True, guarded=True)
-        self._heads = RequestHeads(Route(origin, forwarded=True))
+        self._heads = RequestHeads(Route(origin, forwarded=True), relay.modes.readable)
 
     def heads(self, target: bytes) -> RequestHeads:
         if target.startswith((b"/", b"*")):
@@ -105,7 +105,7 @@ class Forwarding:
             return target
         return path if path.startswith(b"/") else b"/" + path
 
-    def heads(self, target: bytes) -> RequestHeads:
+    def heads(self, target: bytes, readable: frozenset[bytes]) -> RequestHeads:
         """Reads requests in absolute-form (RFC 9112 section 3.2.2). Raises Refused."""
         rules = self._on()
         if target[:7].lower() != _HTTP:
@@ -122,7 +122,7 @@ class Forwarding:
             route = Route(origin, prefix, len(prefix), forwarded=True, recorded=recorded)
             if len(self._routes) >= _MOST_SITES:
                 self._routes.clear()
-            found = self._routes[prefix] = RequestHeads(route)
+            found = self._routes[prefix] = RequestHeads(route, readable)
         return found
 
     # -- CONNECT

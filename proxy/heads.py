@@ -8,6 +8,7 @@ and conflicting lengths by now; what it lets pass and we must not is checked her
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,9 @@ _LENGTH: Final = re.compile(rb"\d{1,18}")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # in no reason (RFC 9112 section 4)
 # HTTP itself in another version, or TLS: what follows would be no business of this connection's.
 _NO_UPGRADE: Final = re.compile(rb"(?i)h2c?|https?(/.*)?|tls(/.*)?")
+_ACCEPT_ENCODING: Final = re.compile(rb"(?i)(?<=\n)(accept-encoding):[^\r]*")
+_CONTENT_LENGTH: Final = re.compile(rb"(?i)(?<=\n)content-length:[^\r]*\r\n")
+_NO: Final = frozenset((b"0", b"false", b"no"))
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
 
@@ -151,6 +155,27 @@ class RequestHead:
         return self._at(self.shape.session)
 
     @property
+    def no_store(self) -> bool:
+        """Does it ask not to be recorded? Whatever does not clearly say no, does."""
+        places = self.shape.no_store
+        return bool(places) and any(self.values[i].lower() not in _NO for i in places)
+
+    @property
+    def is_plain_json(self) -> bool:
+        """Is its body JSON, and not encoded?"""
+        kind = self.content_type.partition(b";")[0].strip().lower()
+        return kind == b"application/json" and not self.content_encoding
+
+    def named(self, names: frozenset[bytes]) -> dict[str, str]:
+        """Values of these headers, by lower-case name; of one that is repeated, the first."""
+        places = self.shape.places
+        return {
+            name.decode("latin-1"): self.values[places[name][0]].decode("latin-1")
+            for name in names
+            if name in places
+        }
+
+    @property
     def proxy_authorization(self) -> bytes:
         """For us, and never sent on."""
         for name, value in zip(self.shape.names, self.shape.every(self.values), strict=True):
@@ -170,10 +195,14 @@ class RequestHead:
 
 
 class RequestHeads:
-    """Reads requests on one route, whose upstream's Host they get. Bounded caches."""
+    """Reads requests on one route, whose upstream's Host they get. Bounded caches.
 
-    def __init__(self, route: Route) -> None:
+    `readable`: headers whose values may be recorded besides the usual ones, in lower case.
+    """
+
+    def __init__(self, route: Route, readable: frozenset[bytes] = frozenset()) -> None:
         self._route = route
+        self._readable = readable
         self._host = route.origin.host_header
         self._shapes: dict[tuple[Names, bytes], RequestShape] = {}
         self._good_hosts: set[bytes] = set()
@@ -218,7 +247,7 @@ class RequestHeads:
         for name in named:
             if _NEVER_HOP.fullmatch(name):
                 raise _bad(f"Connection must not name {name.decode('latin-1')}")
-        shape = RequestShape(names, named, self._host)
+        shape = RequestShape(names, named, self._host, self._readable)
         return keep(self._shapes, names, connection, shape)
 
 
@@ -323,6 +352,27 @@ def _response_length(places: dict[bytes, list[int]], values: Sequence[bytes]) ->
 
 def _broken(message: str) -> Refused:
     return Refused(502, "bad_upstream_reply", message)
+
+
+def unencoded(head: RequestHead) -> RequestHead:
+    """The same request, as it is sent on when its answer shall not be encoded."""
+    other = copy.copy(head)
+    other.before, before = _ACCEPT_ENCODING.subn(rb"\1: identity", head.before)
+    other.after, after = _ACCEPT_ENCODING.subn(rb"\1: identity", head.after)
+    if before or after:
+        return other
+    line = b"Accept-Encoding: identity\r\n\r\n"  # without one any coding would do
+    if head.after:
+        other.after = head.after.removesuffix(b"\r\n") + line
+    else:
+        other.before = head.before.removesuffix(b"\r\n") + line
+    return other
+
+
+def without_length(head: ResponseHead, length: int) -> ResponseHead:
+    """The same reply, without Content-Length; `length` as in ResponseHead."""
+    lines = _CONTENT_LENGTH.sub(b"", head.lines)
+    return ResponseHead(head.status, length, lines, head.shape, head.values)
 
 
 def is_too_large(names: list[bytes], values: list[bytes], start: int) -> bool:

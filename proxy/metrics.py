@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from policies import metrics, spool
+from policies.home import Home
 from policies.metrics import Copy, Sample
 
 if TYPE_CHECKING:
@@ -73,13 +74,15 @@ class Meter:
     slow. Memory is one short read.
     """
 
-    def __init__(self, run_dir: Path, worker: int, spool_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, home: Home, worker: int) -> None:
+        self.run_dir = home.run
         self.resident = 0  # bytes; 0 where the system has no /proc
-        self._slot = Slot(run_dir, worker)
-        self._spool_dir = spool_dir
+        self._slot = Slot(home.run, worker)
+        self._spool_dir = home.spool
+        self._journal = home.database.with_name(home.database.name + "-wal")
         self._descriptors = 0
         self._spool_bytes = 0
+        self._wal_bytes = 0
         self._statm = _opened("/proc/self/statm")
         threading.Thread(target=self._look, name="meter", daemon=True).start()
 
@@ -90,6 +93,7 @@ class Meter:
             "resident_memory_bytes": self.resident,
             "open_fds": self._descriptors,
             "spool_bytes": self._spool_bytes,
+            "wal_bytes": self._wal_bytes,
         }
         self._slot.write(counted(relay) | looked_up, time.monotonic() if at is None else at)
 
@@ -98,6 +102,7 @@ class Meter:
             with suppress(OSError):  # no such folder, or no descriptor left: what was seen last
                 self._descriptors = len(os.listdir("/proc/self/fd")) - 1  # not the one that looks
             self._spool_bytes = _bytes_below(self._spool_dir)
+            self._wal_bytes = _size(self._journal)
             time.sleep(_LOOK_SECONDS)
 
 
@@ -125,6 +130,7 @@ def counted(relay: Relay) -> dict[str, int]:
         kept = relay.spool.counters
         values |= {
             "exchanges": kept.exchanges,
+            "not_recorded": kept.not_recorded,
             "bodies_cut": kept.bodies_cut,
             "records_dropped": kept.records_dropped,
             "write_errors": kept.write_errors,
@@ -137,6 +143,13 @@ def _opened(path: str) -> int | None:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _bytes_below(spool_dir: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 
+from policies.privacy import Mode
 from policies.proof import proof
 from proxy.heads import RequestHead, ResponseHead
 from proxy.shapes import Shape, Values
@@ -61,9 +62,12 @@ class Redactor:
             self._hashes[credentials] = found
         return found
 
-    def request(self, head: RequestHead, key: str | None) -> bytes:
+    def request(self, head: RequestHead, key: str | None, mode: Mode = "full") -> bytes:
         """What may be known of a request by its head: the rest of a JSON object, after `{`."""
-        return b'"method":"%b","target":%b,"headers":%b,"key":%b}' % (
+        route = head.route
+        return b'%b%b"method":"%b","target":%b,"headers":%b,"key":%b}' % (
+            b"" if mode == "full" else b'"mode":"%b",' % mode.encode(),
+            b'"host":"%b",' % route.origin.host.encode() if route.forwarded else b"",
             head.method,
             self.target(head.target),
             self._lists(head.shape, head.values),

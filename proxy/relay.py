@@ -10,19 +10,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from policies import metrics
-from policies.endpoints import OTHER, Endpoint, classify
+from policies.endpoints import CHAT, OTHER, Endpoint, classify
 from policies.policy import Timeouts
+from policies.privacy import Mode
 from proxy.answers import json_answer
-from proxy.capture import BLANK, Spool, Tape
+from proxy.capture import Spool
 from proxy.divert import Diverter
 from proxy.heads import Refused, RequestHead, RequestHeads, ResponseHead, response_of
 from proxy.ids import Ids
 from proxy.known import KnownRequests
 from proxy.limits import Limits, give_back
 from proxy.metrics import Meter, read_samples
+from proxy.modes import Modes
+from proxy.origin import Origin
 from proxy.pool import Pool
 from proxy.redact import Redactor
 from proxy.routes import Route, Routes
+from proxy.tapes import BLANK, Tape
 
 if TYPE_CHECKING:
     from policies.forward import Target
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
 RESERVED: Final = b"/_understudy/"
 _HEALTH: Final = b"/_understudy/health"
 _METRICS: Final = b"/_understudy/metrics"
+_TELL_WHEN_ASKED: Final = frozenset((CHAT.name, "completions"))
 _MOST_ENDPOINTS: Final = 1024
+_MOST_ORIGINS: Final = 1024
 _GIVE_BACK_SECONDS: Final = 1.0
 
 
@@ -41,7 +47,8 @@ class Traits:
     """What follows from a request's head. `about`: its record; `ours`: a path below RESERVED.
 
     `at_home`: it goes to the default upstream. What was learnt of that one, tasks and keys alike,
-    says nothing of another host, which may be anybody's.
+    says nothing of another host, which may be anybody's. `sketched`: its body, though not kept, is
+    read for the task. `injects`: its stream is asked for its usage, if the app did not ask.
     """
 
     endpoint: Endpoint
@@ -50,6 +57,19 @@ class Traits:
     ours: bool
     recorded: bool
     at_home: bool
+    mode: Mode
+    keeps_bodies: bool
+    sketched: bool
+    injects: bool
+
+
+def _has_task(endpoint: Endpoint, head: RequestHead) -> bool:
+    return endpoint.name == CHAT.name and head.is_plain_json and not head.upgrade
+
+
+def _may_tell_usage(endpoint: Endpoint, head: RequestHead) -> bool:
+    """May its stream state the usage, if it is asked to?"""
+    return endpoint.name in _TELL_WHEN_ASKED and head.is_plain_json and not head.upgrade
 
 
 class Guest(Protocol):
@@ -75,9 +95,11 @@ class Relay:
     routes: Routes
     limits: Limits
     forward: Forwarding
+    modes: Modes = field(default_factory=Modes)
     known: KnownRequests = field(default_factory=KnownRequests)
     ids: Ids = field(default_factory=Ids)
     spool: Spool | None = None
+    inject_usage: bool = False
     worker: int = 1
     draining: bool = False
     clients: set[Guest] = field(default_factory=set)
@@ -92,18 +114,30 @@ class Relay:
     client_aborts: int = 0
     upstream_opened: int = 0
     upstream_reused: int = 0
+    inject_failed: int = 0
+    usage_refused: set[Origin] = field(default_factory=set)
     _gave_back: float = 0.0
     _heads: dict[Route, RequestHeads] = field(default_factory=dict)
     _endpoints: dict[tuple[bytes, bytes], Endpoint] = field(default_factory=dict)
 
-    def open_tape(self, traits: Traits) -> tuple[bytes, Tape]:
-        if self.spool is None or not traits.recorded:
+    def open_tape(self, traits: Traits, length: int) -> tuple[bytes, Tape]:
+        """`length`: of the request's body, as in RequestHead."""
+        spool = self.spool
+        if spool is None or not traits.recorded:
             return self.ids.next(), BLANK
-        return self.spool.open(traits.about, traits.endpoint.keeps_bodies)
+        if traits.mode == "off":
+            spool.counters.not_recorded += 1
+            return self.ids.next(), BLANK
+        if traits.mode == "metadata":
+            return spool.open_bare(traits.about, traits.sketched, length)
+        return spool.open(traits.about, traits.keeps_bodies)
 
     def tunnel_tape(self, target: bytes) -> Tape:
         """Of a tunnel it is known how long it was and how many bytes went which way."""
         if self.spool is None:
+            return BLANK
+        if self.modes.usual == "off":
+            self.spool.counters.not_recorded += 1
             return BLANK
         about = b'"method":"CONNECT","target":"%b","headers":[],"key":null}' % target
         return self.spool.open(about, False)[1]
@@ -111,13 +145,23 @@ class Relay:
     def traits(self, head: RequestHead) -> Traits:
         if head.traits is None:
             key = self.redactor.key_hash(head.credentials)
+            mode = self.modes.of(head, key)
+            kept = self.spool is not None and head.route.recorded and mode != "off"
+            endpoint = self._endpoint(head) if head.route.recorded else OTHER
             head.traits = Traits(
-                endpoint=self._endpoint(head) if head.route.recorded else OTHER,
+                endpoint=endpoint,
                 key=key,
-                about=b"" if self.spool is None else self.redactor.request(head, key),
+                about=self.redactor.request(head, key, mode) if kept else b"",
                 ours=head.path.startswith(RESERVED) and not head.route.forwarded,
                 recorded=head.route.recorded,
                 at_home=head.route.origin[:3] == self.routes.default.origin[:3],
+                mode=mode,
+                keeps_bodies=endpoint.keeps_bodies,
+                sketched=mode == "metadata" and _has_task(endpoint, head),
+                injects=self.inject_usage
+                and kept
+                and mode != "metadata"
+                and _may_tell_usage(endpoint, head),
             )
         return head.traits
 
@@ -137,11 +181,11 @@ class Relay:
     def heads(self, target: bytes) -> RequestHeads:
         """Reads the request for this target on its way to the upstream it belongs to."""
         if not target.startswith((b"/", b"*")):
-            return self.forward.heads(target)
+            return self.forward.heads(target, self.modes.readable)
         route = self.routes.only or self.routes.find(target)
         heads = self._heads.get(route)
         if heads is None:
-            heads = self._heads[route] = RequestHeads(route)
+            heads = self._heads[route] = RequestHeads(route, self.modes.readable)
         return heads
 
     def asked(self, target: bytes) -> bytes:
@@ -153,6 +197,11 @@ class Relay:
 
     def note_trailers(self, count: int) -> None:
         self.pool.trailers_dropped += count
+
+    def refuses_usage(self, origin: Origin) -> None:
+        """It does not know the option that asks for the usage of streams."""
+        if len(self.usage_refused) < _MOST_ORIGINS:
+            self.usage_refused.add(origin)
 
     def spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()
@@ -226,6 +275,7 @@ class Relay:
             "diverted": self.diverted,
             "fallbacks": self.fallbacks,
             "undecided": self.diverter.undecided,
+            "inject_failed": self.inject_failed,
             "clients": len(self.clients),
             "killed": self.diverter.watch.killed,
             "diverting": self.diverter.watch.diverts,
@@ -236,6 +286,7 @@ class Relay:
             if counters is None
             else {
                 "exchanges": counters.exchanges,
+                "not_recorded": counters.not_recorded,
                 "bodies_cut": counters.bodies_cut,
                 "records_dropped": counters.records_dropped,
                 "write_errors": counters.write_errors,

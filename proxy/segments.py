@@ -12,9 +12,10 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple, cast
 
 from policies import spool
 from policies.policy import Capture as CapturePolicy
@@ -28,9 +29,11 @@ _LOOK_SECONDS: Final = 0.5
 
 @dataclass(slots=True)
 class Counters:
-    """Of this run. `records_dropped`: heads and endings; `bodies_cut`: bodies not kept whole."""
+    """Of this run. `records_dropped`: heads and endings; `bodies_cut`: bodies not kept whole;
+    `not_recorded`: exchanges that the policy, or their client, wants nothing kept of."""
 
     exchanges: int = 0
+    not_recorded: int = 0
     bodies_cut: int = 0
     records_dropped: int = 0
     write_errors: int = 0
@@ -42,6 +45,22 @@ class Records(NamedTuple):
 
     number: int
     data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+class Late(NamedTuple):
+    """What the writer has yet to make, since it would keep the loop busy: `number` records, none
+    where only the work is wanted. `size`: bytes that it holds until then."""
+
+    number: int
+    size: int
+    make: Callable[[], bytes]
+
+
+Batches = list[Records | Late]
 
 
 @dataclass(slots=True)
@@ -71,15 +90,15 @@ class SegmentWriter:
         self._due = False  # is anything to be synced?
         self._looked = 0.0
         self._alive: int | None = None
-        self._queue: queue.SimpleQueue[list[Records] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Batches | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, records: list[Records]) -> None:
+    def submit(self, records: Batches) -> None:
         self.busy = True
         self._queue.put(records)
 
-    def close(self, records: list[Records]) -> None:
+    def close(self, records: Batches) -> None:
         self._queue.put(records)
         self._queue.put(None)
         self._thread.join()
@@ -110,14 +129,15 @@ class SegmentWriter:
         if self._segment is not None:
             self._segment.file.close()
 
-    def _next(self) -> list[Records] | None:
+    def _next(self) -> Batches | None:
         """The next batch; an empty one when a quiet spool is to be looked after."""
         try:
             return self._queue.get(timeout=_LOOK_SECONDS if self.refuses or self._due else None)
         except queue.Empty:
             return []
 
-    def _write(self, records: list[Records]) -> None:
+    def _write(self, waiting: Batches) -> None:
+        records = _make(waiting)
         looks = time.monotonic() - self._looked >= _LOOK_SECONDS
         if looks:
             self._look()
@@ -198,7 +218,7 @@ class SegmentWriter:
                 continue
         return total
 
-    def _lost(self, records: list[Records], error: Exception) -> None:
+    def _lost(self, records: Batches, error: Exception) -> None:
         """A batch could not be written: cut the torn part off, go on in a new segment."""
         self._counters.write_errors += 1
         lost = sum(some.number for some in records)
@@ -215,6 +235,16 @@ class SegmentWriter:
         if time.monotonic() - self._warned > 60:
             self._warned = time.monotonic()
             print(f"understudy: capture lost {lost} records: {error}", file=sys.stderr)
+
+
+def _make(waiting: Batches) -> list[Records]:
+    """The same, with nothing left to make; an empty batch would read as the segment's end."""
+    for index, some in enumerate(waiting):
+        if isinstance(some, Late):
+            waiting[index] = Records(some.number, some.make())
+            time.sleep(0)  # there may be many: the loop has its turn in between
+    waiting[:] = [some for some in waiting if some.size]
+    return cast("list[Records]", waiting)
 
 
 def _batch(records: list[Records]) -> int:

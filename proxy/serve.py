@@ -25,6 +25,7 @@ from proxy.forward import Forwarding
 from proxy.ids import Ids
 from proxy.limits import Limits
 from proxy.metrics import Meter
+from proxy.modes import Modes
 from proxy.pool import Pool
 from proxy.redact import Redactor
 from proxy.relay import Relay
@@ -82,12 +83,14 @@ def _relay(settings: Settings, loop: asyncio.AbstractEventLoop) -> Relay:
         timeouts=policy.timeouts,
         redactor=redactor,
         diverter=Diverter(watch, pool),
-        meter=Meter(settings.home.run, settings.worker, settings.home.spool),
+        meter=Meter(settings.home, settings.worker),
         forward=forward,
         limits=Limits.of(policy.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         worker=settings.worker,
+        modes=Modes(policy.privacy, policy.identity),
         ids=ids,
         spool=spool,
+        inject_usage=policy.capture.inject_usage,
     )
 
 

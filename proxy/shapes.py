@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final, TypeVar
 
+from policies.identity import NO_STORE_HEADER, PREFIX, SESSION_HEADER
+
 Names = tuple[bytes, ...]
 # By place: header by header, or group by group of the pattern that a head has matched.
 Values = Sequence[bytes] | re.Match[bytes]
@@ -33,11 +35,14 @@ _CREDENTIALS: Final = frozenset(
 _LISTED: Final = frozenset(
     b"""accept accept-encoding accept-language age allow cache-control connection content-encoding
     content-length content-type date expect host idempotency-key location openai-beta
-    openai-processing-ms openai-version prefer retry-after retry-after-ms server traceparent
-    transfer-encoding user-agent vary via x-request-id x-session-id x-should-retry
-    x-understudy-error x-understudy-served-by""".split()
+    openai-processing-ms openai-version prefer retry-after retry-after-ms
+    sec-websocket-extensions server traceparent
+    transfer-encoding user-agent vary via x-request-id x-session-id x-should-retry""".split()
 )
-_LISTED_PREFIXES: Final = (b"x-stainless-", b"x-ratelimit-")
+_OURS: Final = PREFIX.encode()
+_LISTED_PREFIXES: Final = (b"x-stainless-", b"x-ratelimit-", _OURS)
+_NO_STORE: Final = NO_STORE_HEADER.encode()
+_SESSIONS: Final = (SESSION_HEADER.encode(), b"x-session-id")
 
 
 def _is_for_proxies(lower: bytes) -> bool:
@@ -65,13 +70,20 @@ def keep(shapes: dict[tuple[Names, bytes], S], names: Names, connection: bytes, 
 
 class Shape:
     """`template % kept(values)` are the headers to send on; `json % (values of listed, hidden)` is
-    their record, values of listed names as they are and all others hashed.
+    their record, values of listed names as they are and all others hashed. `readable`: lower-case
+    names that are listed besides the usual ones.
     """
 
     __slots__ = ("dropped", "every", "hidden", "host_sent", "json", "kept", "listed",
                  "names", "places", "recorded", "template")  # fmt: skip
 
-    def __init__(self, names: Names, dropped: frozenset[bytes], host: bytes | None = None) -> None:
+    def __init__(
+        self,
+        names: Names,
+        dropped: frozenset[bytes],
+        host: bytes | None = None,
+        readable: frozenset[bytes] = frozenset(),
+    ) -> None:
         self.names = names
         self.host_sent = host
         lower = [name.lower() for name in names]
@@ -80,7 +92,8 @@ class Shape:
         for index, name in enumerate(lower):
             self.places.setdefault(name, []).append(index)
         self.template, self.kept = self._sent_on(lower, host)
-        listed = [i for i, n in enumerate(lower) if n in _LISTED or n.startswith(_LISTED_PREFIXES)]
+        shows = _LISTED | readable
+        listed = [i for i, n in enumerate(lower) if n in shows or n.startswith(_LISTED_PREFIXES)]
         hidden = [i for i in range(len(names)) if i not in listed]
         # The length differs from call to call, and the record counts the bytes itself.
         listed = [i for i in listed if lower[i] != b"content-length"]
@@ -137,12 +150,19 @@ class RequestShape(Shape):
     """`fault`: refused whatever the values are."""
 
     __slots__ = ("connection", "content_encoding", "content_type", "credentials", "expect", "fault",
-                 "host", "length", "retry_count", "session", "transfer_encoding",
+                 "host", "length", "no_store", "retry_count", "session", "transfer_encoding",
                  "upgrade")  # fmt: skip
 
-    def __init__(self, names: Names, named: frozenset[bytes], host: bytes) -> None:
+    def __init__(
+        self,
+        names: Names,
+        named: frozenset[bytes],
+        host: bytes,
+        readable: frozenset[bytes] = frozenset(),
+    ) -> None:
         """`named`: what the Connection header nominates (RFC 9110 section 7.6.1)."""
-        super().__init__(names, HOP | named, host)
+        ours = {lower for lower in map(bytes.lower, names) if lower.startswith(_OURS)}
+        super().__init__(names, HOP | named | ours, host, readable)
         self.connection = self.place(b"connection")
         self.content_encoding = self.place(b"content-encoding")
         self.content_type = self.place(b"content-type")
@@ -150,7 +170,8 @@ class RequestShape(Shape):
         self.host = self.place(b"host")
         self.length = self.place(b"content-length")
         self.retry_count = self.place(b"x-stainless-retry-count")
-        self.session = self.place(b"x-session-id")
+        self.no_store = self.places.get(_NO_STORE, [])
+        self.session = next((self.places[n][0] for n in _SESSIONS if n in self.places), -1)
         self.transfer_encoding = self.place(b"transfer-encoding")
         # An offer that Connection does not name is not made to us (RFC 9110 section 7.8).
         once = all(len(self.places.get(n, ())) == 1 for n in UPGRADING)

@@ -1,4 +1,6 @@
-"""The admin site: is the director ready, and what does it know. Read only, on a port of its own.
+"""The admin site: is the director ready, what does it know, and what do people say of answers.
+
+On a port of its own. All that can be written here is feedback, through the recorder.
 
 A page in a browser can reach a loopback port under a name of its own (DNS rebinding), so the Host
 header must be one of ours; and whoever reaches the port still needs the token.
@@ -15,14 +17,17 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import orjson
 from aiohttp import web
 
-from policies import metrics
+from policies import feedback, metrics
 from policies.settings import Settings
+from policies.words import Feedback, UnknownExchange
 from shadow.judge import Judge
+from shadow.record import Record
 from shadow.runner import Runner
 
 _SECURITY: Final = {
@@ -37,24 +42,29 @@ _STYLE: Final = (
     "table{border-collapse:collapse;margin:1em 0}"
     "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}"
 )
+_MOST_BODY: Final = 8 << 20  # a correction of a million characters, as JSON
+_COMMIT_PATIENCE: Final = 15.0
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    def __init__(self, settings: Settings, judge: Judge, runners: Sequence[Runner]) -> None:
+    def __init__(
+        self, settings: Settings, record: Record, judge: Judge, runners: Sequence[Runner]
+    ) -> None:
         self._fd, self._token = settings.fd, settings.admin_token.encode()
         self._run_dir = settings.home.run
-        self._judge, self._runners = judge, runners
+        self._record, self._judge, self._runners = record, judge, runners
         self.ready = False  # until the record has been read
 
     async def serve(self) -> None:
         """Serve on the socket that was handed down, until cancelled."""
         if self._fd is None:
             return
-        app = web.Application(middlewares=[_guard])
+        app = web.Application(middlewares=[_guard], client_max_size=_MOST_BODY)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/", self._page)
+        app.router.add_post("/feedback", self._feedback)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         try:
@@ -83,6 +93,26 @@ class Admin:
         headers = {"Content-Type": metrics.CONTENT_TYPE}
         return web.Response(body=metrics.render(found), headers=headers)
 
+    async def _feedback(self, request: web.Request) -> web.Response:
+        """Answers 201 once it is committed."""
+        if not self._admits(request):
+            return _unadmitted()
+        try:
+            said = feedback.read(_parsed(await request.read()))
+            written = Feedback(
+                said.id, time.time(), said.score, said.label, said.correction, said.source
+            )
+            async with asyncio.timeout(_COMMIT_PATIENCE):
+                await self._record.write([written])
+        except UnknownExchange as error:
+            return _refused(404, error)
+        except ValueError as error:  # FeedbackError, WriteUnfit
+            return _refused(400, error)
+        except (ConnectionError, TimeoutError):
+            away = ConnectionError("the recorder is away, nothing was written: send it again")
+            return _refused(503, away)
+        return web.json_response({"ok": True}, status=201)
+
     def _admits(self, request: web.Request) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
@@ -98,6 +128,17 @@ def _slots(run_dir: Path) -> dict[str, bytes]:
         for path in run_dir.glob(f"{metrics.PREFIX}*"):
             found[path.name] = path.read_bytes()
     return found
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise feedback.FeedbackError("body", f"{len(body)} bytes", f"is no JSON: {error}") from None
+
+
+def _refused(status: int, error: Exception) -> web.Response:
+    return web.json_response({"error": str(error)}, status=status)
 
 
 def _unadmitted() -> web.Response:

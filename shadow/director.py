@@ -58,7 +58,7 @@ class Director:
             Runner(candidate, self.policy.shadow, observer, record, self.judge, clock)
             for candidate, observer in zip(self.policy.candidates, self._observers, strict=True)
         ]
-        self._admin = Admin(settings, self.judge, self.runners)
+        self._admin = Admin(settings, record, self.judge, self.runners)
         self._changed = asyncio.Event()  # the plan should be written now
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-Json = dict[str, Any]
+from store.messages import Json, Text, index_of, plain
 
-_KEPT: Final = ("id", "created", "model", "system_fingerprint", "service_tier")
-_CALL_PIECES: Final = ("arguments", "input")  # of functions and of custom tools
-
-
-class _Text:
-    """Text in pieces; joined once, at the end."""
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-
-    def joined(self) -> str:
-        return "".join(self.pieces)
+_PIECES: Final = ("arguments", "input")  # of functions and of custom tools
+_AUDIO_PIECES: Final = ("data", "transcript")
+_UNSAID: Final = (None, "")  # Azure's first chunk has an empty id and model
 
 
 class ChatAssembly:
     """Add chunks in order; `body` is the answer as far as it came."""
+
+    __slots__ = ("_choices", "_head", "_usage")
 
     def __init__(self) -> None:
         self._head: Json = {}
@@ -34,22 +27,45 @@ class ChatAssembly:
         self._usage: Json | None = None
 
     def add(self, chunk: Json) -> None:
-        for key in _KEPT:
-            if chunk.get(key) is not None:
-                self._head[key] = chunk[key]
-        if isinstance(chunk.get("usage"), dict):
-            self._usage = chunk["usage"]
-        choices = chunk.get("choices")
-        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
-            if isinstance(choice, dict):
-                index = _index(choice, position)
-                self._choices.setdefault(index, _Choice()).add(choice)
+        head = self._head
+        for key, value in chunk.items():
+            if key == "choices":
+                if value and isinstance(value, list):
+                    self._add_choices(value)
+            elif key == "usage":
+                if value and isinstance(value, dict):  # null but once; or cumulative, each time
+                    self._usage = value
+            elif key != "obfuscation" and (value not in _UNSAID or key not in head):
+                head[key] = value
+
+    def _add_choices(self, choices: list[Any]) -> None:
+        for position, piece in enumerate(choices):
+            if isinstance(piece, dict):
+                index = index_of(piece, default=position)
+                choice = self._choices.get(index)
+                if choice is None:
+                    choice = self._choices[index] = _Choice()
+                choice.add(piece)
+
+    def text(self, index: int, key: str, call: int | None) -> list[str] | None:
+        """The pieces so far of one text: a field of a choice's message, or a call's arguments."""
+        choice = self._choices.get(index)
+        if choice is None:
+            return None
+        if call is not None:
+            function = choice.calls.get(call, {}).get("function", {})
+            found = function.get(key)
+        else:
+            found = choice.message.get(key)
+        return found.pieces if isinstance(found, Text) else None
 
     def body(self) -> Json:
-        head = {"id": self._head.get("id"), "object": "chat.completion"} | self._head
-        choices = [self._choices[index].body(index) for index in sorted(self._choices)]
-        result = head | {"choices": choices}
-        return result if self._usage is None else result | {"usage": self._usage}
+        told = {key: value for key, value in self._head.items() if value is not None}
+        head = {"id": told.get("id")} | told | {"object": "chat.completion"}
+        head["choices"] = [self._choices[index].body(index) for index in sorted(self._choices)]
+        if self._usage is not None:
+            head["usage"] = self._usage
+        return head
 
     def finished(self) -> bool:
         """Has every choice that began its finish_reason?"""
@@ -61,76 +77,96 @@ class ChatAssembly:
 
 
 class _Choice:
+    __slots__ = ("calls", "finish_reason", "function", "logprobs", "message", "more")
+
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self._message: Json = {"role": "assistant", "content": None}
-        self._calls: dict[int, Json] = {}
-        self._function: Json | None = None
-        self._logprobs: dict[str, list[Any]] | None = None
+        self.message: Json = {"role": "assistant", "content": None}
+        self.calls: dict[int, Json] = {}
+        self.function: Json | None = None
+        self.logprobs: dict[str, list[Any]] | None = None
+        self.more: Json = {}
 
-    def add(self, choice: Json) -> None:
-        if isinstance(choice.get("finish_reason"), str):
-            self.finish_reason = choice["finish_reason"]
-        self._add_logprobs(choice.get("logprobs"))
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            return
+    def add(self, piece: Json) -> None:
+        for key, value in piece.items():
+            if value is None or key == "index":
+                continue
+            if key == "delta":
+                if isinstance(value, dict):
+                    self._add_delta(value)
+            elif key == "logprobs":
+                self._add_logprobs(value)
+            elif key == "finish_reason":
+                if isinstance(value, str):
+                    self.finish_reason = value
+            elif key not in ("obfuscation", "message"):
+                self.more[key] = _shallow(self.more.get(key), value)
+
+    def _add_delta(self, delta: Json) -> None:
         for key, value in delta.items():
-            self._add_field(key, value)
-
-    def _add_field(self, key: str, value: Any) -> None:
-        if value is None or key == "obfuscation":
-            return
-        if key == "tool_calls" and isinstance(value, list):
-            self._add_calls(value)
-        elif key == "function_call" and isinstance(value, dict):
-            self._function = self._function or {}
-            _merge_function(self._function, value)
-        elif key == "role":
-            self._message["role"] = value
-        else:
-            _merge(self._message, key, value)
+            if value is None or key == "obfuscation":
+                continue
+            if key == "tool_calls" and isinstance(value, list):
+                self._add_calls(value)
+            elif key == "function_call" and isinstance(value, dict):
+                if self.function is None:
+                    self.function = {}
+                _merge_function(self.function, value)
+            elif key == "audio" and isinstance(value, dict):
+                _merge_audio(self.message.setdefault("audio", {}), value)
+            elif key == "role":
+                self.message["role"] = value
+            else:
+                _merge(self.message, key, value)
 
     def _add_calls(self, deltas: list[Any]) -> None:
         for delta in deltas:
             if not isinstance(delta, dict):
                 continue
-            call = self._calls.setdefault(self._call_index(delta), {})
+            call = self.calls.setdefault(self._call_index(delta), {})
             for key, value in delta.items():
                 if isinstance(value, dict):
-                    _merge_function(call.setdefault(key, {}), value)
-                elif key != "index" and value is not None:
+                    into = call.setdefault(key, {})
+                    if isinstance(into, dict):
+                        _merge_function(into, value)
+                elif value is not None and key not in ("index", "obfuscation"):
                     call.setdefault(key, value)
 
     def _call_index(self, delta: Json) -> int:
         """Engines that leave the index out begin a new call with each id."""
-        last = max(self._calls, default=-1)
-        return _index(delta, last + 1 if delta.get("id") or last < 0 else last)
+        index = delta.get("index")
+        if type(index) is int and index >= 0:
+            return index
+        last = max(self.calls, default=-1)
+        return last + 1 if delta.get("id") or last < 0 else last
 
     def _add_logprobs(self, logprobs: Any) -> None:
         if not isinstance(logprobs, dict):
             return
-        self._logprobs = self._logprobs if self._logprobs is not None else {}
+        self.logprobs = self.logprobs if self.logprobs is not None else {}
         for key, values in logprobs.items():
             if isinstance(values, list):
-                self._logprobs.setdefault(key, []).extend(values)
+                self.logprobs.setdefault(key, []).extend(values)
 
     def body(self, index: int) -> Json:
-        message = {key: _plain(value) for key, value in self._message.items()}
-        if self._calls:
-            message["tool_calls"] = [_plain(self._calls[at]) for at in sorted(self._calls)]
-        if self._function is not None:
-            message["function_call"] = _plain(self._function)
+        message = plain(self.message)
+        if self.calls:
+            message["tool_calls"] = [plain(self.calls[at]) for at in sorted(self.calls)]
+        if self.function is not None:
+            message["function_call"] = plain(self.function)
         result = {"index": index, "message": message, "finish_reason": self.finish_reason}
-        return result if self._logprobs is None else result | {"logprobs": self._logprobs}
+        if self.logprobs is not None:
+            result["logprobs"] = self.logprobs
+        return result | self.more
 
 
 def _merge(target: Json, key: str, value: Any) -> None:
     known = target.get(key)
     if isinstance(value, str):
-        if not isinstance(known, _Text):
-            known = target[key] = _Text()
-        known.pieces.append(value)
+        if isinstance(known, Text):
+            known.pieces.append(value)
+        else:
+            target[key] = Text(value)
     elif isinstance(value, list) and isinstance(known, list):
         known.extend(value)
     else:
@@ -139,20 +175,23 @@ def _merge(target: Json, key: str, value: Any) -> None:
 
 def _merge_function(target: Json, delta: Json) -> None:
     for key, value in delta.items():
-        if key in _CALL_PIECES and isinstance(value, str):
+        if key in _PIECES and isinstance(value, str):
             _merge(target, key, value)
-        elif value is not None:
+        elif value is not None and key != "obfuscation":
             target.setdefault(key, value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, _Text):
-        return value.joined()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def _merge_audio(target: Any, delta: Json) -> None:
+    """Speech comes in pieces of base64 and of its transcript; its id comes once."""
+    if not isinstance(target, dict):
+        return
+    for key, value in delta.items():
+        if key in _AUDIO_PIECES and isinstance(value, str):
+            _merge(target, key, value)
+        elif value is not None:
+            target[key] = value
 
 
-def _index(value: Json, default: int) -> int:
-    index = value.get("index")
-    return index if isinstance(index, int) and index >= 0 else default
+def _shallow(known: Any, value: Any) -> Any:
+    """What engines add to a choice, such as Azure's verdicts of its content filter."""
+    return known | value if isinstance(known, dict) and isinstance(value, dict) else value

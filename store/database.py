@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,8 +24,9 @@ else:
         import sqlite3
 
 __all__ = [
-    "Connection", "DatabaseError", "chance_of_retry", "configure", "connect", "is_corrupt",
-    "is_ready", "iso", "private", "reading", "set_aside", "sqlite3", "transaction",
+    "Connection", "DatabaseError", "chance_of_retry", "configure", "connect", "file_of",
+    "files_of", "is_corrupt", "is_ready", "iso", "leave_behind", "private", "reading", "say",
+    "set_aside", "sqlite3", "transaction",
 ]  # fmt: skip
 
 Connection = sqlite3.Connection
@@ -36,7 +37,11 @@ _BUSY_MS: Final = 1000
 _PAGE_BYTES: Final = 2048
 _CHECKPOINT_PAGES: Final = 16_000
 _JOURNAL_LIMIT: Final = 64 << 20
+_CACHE_KIB: Final = 8 << 10  # the inner pages of the indexes of some million exchanges
 _SAFE_VERSION: Final = (3, 51, 3)
+
+_JOURNALS: Final = ("-wal", "-shm")
+_SUFFIXES: Final = ("", *_JOURNALS)
 
 # Primary result codes (sqlite.org/rescode.html); an extended code has them in its low byte.
 _CORRUPT: Final = (11, 26)  # CORRUPT, NOTADB
@@ -68,10 +73,9 @@ def private(path: Path) -> None:
 def connect(database: Path) -> Connection:
     """The one connection that writes. Transactions are begun by `transaction` alone."""
     if sqlite3.sqlite_version_info < _SAFE_VERSION:
-        print(
-            f"understudy: SQLite {sqlite3.sqlite_version} is older than 3.51.3: never let a second "
-            "program write to the database while the sidecar runs",
-            file=sys.stderr,
+        say(
+            f"SQLite {sqlite3.sqlite_version} is older than 3.51.3: never let a second program "
+            "write to the database while the sidecar runs"
         )
     private(database)
     return sqlite3.connect(
@@ -88,6 +92,7 @@ def configure(connection: Connection, new: bool) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA trusted_schema = OFF")
 
 
@@ -132,16 +137,47 @@ def set_aside(database: Path, why: str) -> Path:
     """Move an unusable database out of the way, with its journal, and say so."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = database.with_name(f"{database.name}.corrupt-{stamp}")
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in _SUFFIXES:
         part = database.with_name(database.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
-    print(
-        f"understudy: DATABASE UNUSABLE ({why}): kept as {aside}; starting a new, empty one",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"DATABASE UNUSABLE ({why}): kept as {aside}; starting a new, empty one")
     return aside
+
+
+def say(text: str) -> None:
+    """To whoever reads standard error. It may be a file, on the very disk that is full."""
+    with suppress(OSError):
+        print(f"understudy: {text}", file=sys.stderr, flush=True)
+
+
+def file_of(path: Path) -> tuple[int, int] | None:
+    """Which file goes by that name: its device and number. None: no file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def files_of(database: Path) -> dict[str, tuple[int, int] | None]:
+    """Of the database and its journal, by suffix."""
+    return {suffix: file_of(database.with_name(database.name + suffix)) for suffix in _SUFFIXES}
+
+
+def leave_behind(connection: Connection, database: Path, opened: Mapping[str, object]) -> None:
+    """Close the connection to a database whose name another file has taken, or none. `opened`: its
+    `files_of`, of when it was opened.
+
+    SQLite would play a journal that is left there into a file that it does not belong to.
+    """
+    with closing(connection), suppress(DatabaseError):  # the file may live on by another name
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for suffix in _JOURNALS:
+        journal = database.with_name(database.name + suffix)
+        if file_of(journal) not in (None, opened[suffix]):
+            continue  # it came with the other file
+        journal.unlink(missing_ok=True)
 
 
 def iso(at: float) -> str:

@@ -20,6 +20,8 @@ MOST_RATIO: Final = 200
 _ALWAYS_ALLOWED: Final = 64 * 1024
 # What RFC 9659 obliges receivers of Content-Encoding: zstd to support, and no more.
 _ZSTD_WINDOW: Final = 8 << 20
+# Nobody means more; each costs up to the limit in time.
+_MOST_CODINGS: Final = 8
 ENDS_EARLY: Final = "decode_error: ends early"
 
 
@@ -39,7 +41,10 @@ def decode(body: bytes, encoding: str) -> Decoded:
     """Undo the codings listed in a Content-Encoding header, the last one first."""
     result = Decoded(body)
     limit = min(MOST_DECODED, max(len(body) * MOST_RATIO, _ALWAYS_ALLOWED))
-    for name in reversed([part.strip().lower() for part in encoding.split(",")]):
+    names = [part.strip().lower() for part in encoding.split(",")]
+    if len(names) > _MOST_CODINGS:
+        return Decoded(None, f"decode_error: {len(names)} codings")
+    for name in reversed(names):
         if name in ("", "identity") or not result.data:
             continue
         step = _undo(name, result.data, limit)

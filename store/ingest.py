@@ -11,30 +11,40 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from policies.spool import Event, Kind
+from store import daily
+from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
-from store.rows import Rows, Unreadable, build, sequence
+from store.media import write as write_file
+from store.recording import Recording
+from store.rows import COLUMNS, Bodies, Rows, Unreadable, build, build_turns, sequence
+from store.slices import Digests, Slices, digests_of
+from store.sockets import is_switch, shortened
 from store.spool_reader import Piece, Position
 
 # Bodies of open exchanges kept in memory; above it they are read back from `staged` at the end.
 MOST_CACHED: Final = 64 << 20
+# Staged bytes of a socket above which its turns are not left for its end.
+_LONG_SOCKET: Final = 256 << 10
 _BODY_KINDS: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY)
 
-_COLUMNS: Final = (
-    "id", "started_at", "endpoint", "method", "path", "model", "response_model", "status",
-    "outcome", "stream", "complete", "truncated", "served_by", "route", "task_id", "request_hash",
-    "latency_ms", "ttft_ms", "prompt_tokens", "completion_tokens", "usage", "usage_note",
-    "finish_reason", "request_bytes", "response_bytes", "key_hash", "retry_count",
-    "upstream_request_id", "run_id", "seq", "error",
-)  # fmt: skip
 _INSERT_EXCHANGE: Final = (
-    f"INSERT OR IGNORE INTO exchanges ({', '.join(_COLUMNS)}) "
-    f"VALUES ({', '.join(':' + column for column in _COLUMNS)})"
+    f"INSERT OR IGNORE INTO exchanges ({', '.join(COLUMNS)}) "
+    f"VALUES ({', '.join('?' * len(COLUMNS))})"
 )
-_INSERT_BODIES: Final = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?, ?, ?)"
-_INSERT_TASK: Final = "INSERT OR IGNORE INTO tasks VALUES (?, ?, ?, ?, ?)"
+_INSERT_BODIES: Final = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_FILE: Final = """
+    INSERT INTO files VALUES (?, ?, ?, 1) ON CONFLICT (hash) DO UPDATE SET uses = uses + 1"""
+_INSERT_RATE_LIMIT: Final = "INSERT INTO rate_limits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TASK: Final = """
+    INSERT INTO tasks VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET system_prompt = excluded.system_prompt  -- it was forgotten
+    WHERE system_prompt IS NULL AND excluded.system_prompt IS NOT NULL"""
+_OPEN: Final = "SELECT exchange, run FROM staged GROUP BY exchange"
+_HEADS: Final = "SELECT exchange, payload FROM staged WHERE kind = ?"
 _INSERT_STAGED: Final = (
     "INSERT INTO staged (run, exchange, kind, at, payload) VALUES (?, ?, ?, ?, ?)"
 )
@@ -47,6 +57,7 @@ class _Open:
     run: str
     events: list[Event] | None
     size: int
+    socket: bool = False
 
 
 @dataclass(slots=True)
@@ -65,8 +76,18 @@ class _Batch:
 class Ingest:
     """The spool's side of the writing connection."""
 
-    def __init__(self, connection: Connection, most_cached: int = MOST_CACHED) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        recording: Recording,
+        files: Path,
+        most_cached: int = MOST_CACHED,
+    ) -> None:
+        """`files`: the folder of large parts."""
         self._connection = connection
+        self._recording = recording
+        self._files = files
+        self.slices = Slices(connection)
         self._most_cached = most_cached
         self._open: dict[bytes, _Open] = {}
         self._cached = 0
@@ -100,6 +121,10 @@ class Ingest:
             raise
         self._positions[run] = piece.position
         self._remember(batch)
+
+    def reload(self) -> None:
+        """Another hand has changed what is staged."""
+        self._forget()
 
     def note(self, kind: str, detail: str) -> None:
         with transaction(self._connection):
@@ -135,6 +160,20 @@ class Ingest:
             batch.staged[exchange] = _merged(events)
             if not known:
                 batch.highest_seq = max(batch.highest_seq, sequence(events[0].payload))
+            elif self._open[exchange].socket:
+                self._shorten(batch, exchange)
+
+    def _shorten(self, batch: _Batch, exchange: bytes) -> None:
+        """A socket that has become long: its turns so far are recorded, and their bytes go."""
+        before = self._events(exchange)
+        events = before + batch.staged[exchange]
+        if sum(len(event.payload) for event in events) < _LONG_SOCKET:
+            return
+        found = shortened(exchange, events)
+        if found is not None:
+            batch.rows += build_turns(batch.run, found.turns, self._recording)
+            batch.closed.append(exchange)
+            batch.staged[exchange] = found.events
 
     def _close_all(self, batch: _Batch) -> None:
         """The run is over: what is still open will never close."""
@@ -153,25 +192,26 @@ class Ingest:
 
     def _make_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
         try:
-            rows = self._build(batch, exchange, events)
+            found = self._build(batch, exchange, events)
         except Unreadable as error:
             batch.incidents["unreadable_record", str(error)] += 1
             return
-        if rows.problem is not None:
-            batch.incidents["unreadable_record", rows.problem] += 1
-        batch.highest_seq = max(batch.highest_seq, rows.seq)
-        batch.rows.append(rows)
+        for rows in found:
+            if rows.problem is not None:
+                batch.incidents["unreadable_record", rows.problem] += 1
+            batch.highest_seq = max(batch.highest_seq, rows.seq)
+        batch.rows += found
 
-    def _build(self, batch: _Batch, exchange: bytes, events: list[Event]) -> Rows:
+    def _build(self, batch: _Batch, exchange: bytes, events: list[Event]) -> list[Rows]:
         try:
-            return build(batch.run, exchange, events)
+            return build(batch.run, exchange, events, self._recording)
         except Unreadable:
             raise
         except Exception as error:  # a fault of ours must cost one body, not the record
             detail = f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]
             batch.incidents["unreadable_exchange", detail] += 1
         try:
-            return _bare_rows(batch.run, exchange, events)
+            return _bare_rows(batch.run, exchange, events, self._recording)
         except Exception as error:
             raise Unreadable(f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]) from None
 
@@ -188,10 +228,12 @@ class Ingest:
 
     def _write(self, batch: _Batch, started: float, piece: Piece) -> None:
         execute, executemany = self._connection.execute, self._connection.executemany
-        recorded = self._insert_rows(batch)
-        executemany(_INSERT_STAGED, _staged_rows(batch))
+        with daily.counting(self._connection):
+            recorded = self._insert_rows(batch)
+        self.slices.settle()
         if batch.closed:
             executemany("DELETE FROM staged WHERE exchange = ?", [(one,) for one in batch.closed])
+        executemany(_INSERT_STAGED, _staged_rows(batch))
         self._insert_incidents(_counted(batch.incidents))
         execute(
             "INSERT OR REPLACE INTO spool_position VALUES (?, ?, ?)",
@@ -222,23 +264,62 @@ class Ingest:
             if chance_of_retry(error) or is_corrupt(error):
                 raise
         # A value that SQLite has no place for: find whose it is.
-        self._connection.execute("ROLLBACK TO rows")
+        self._rolled_back()
         return sum(self._insert_one(batch, rows) for rows in batch.rows)
 
-    def _insert_all(self, rows: list[Rows]) -> int:
+    def _rolled_back(self) -> None:
+        self._connection.execute("ROLLBACK TO rows")
+        self.slices.forget()
+
+    def _insert_all(self, batch: list[Rows]) -> int:
         executemany = self._connection.executemany
-        tasks = {row.task[0]: row.task for row in reversed(rows) if row.task is not None}
+        tasks = {rows.task[0]: rows.task for rows in reversed(batch) if rows.task is not None}
         if tasks:
             executemany(_INSERT_TASK, tasks.values())
-        executemany(_INSERT_BODIES, [row.bodies for row in rows if row.bodies is not None])
-        return int(executemany(_INSERT_EXCHANGE, [row.exchange for row in rows]).rowcount)
+        return sum(self._insert_exchange(rows) for rows in batch)
+
+    def _insert_exchange(self, rows: Rows) -> int:
+        """1 for what the proxy counted, too; 0 for a turn on a socket, and for what is there
+        already: its bodies are, too."""
+        execute, exchange = self._connection.execute, rows.exchange
+        inserted = execute(_INSERT_EXCHANGE, tuple(exchange.values()))
+        if not inserted.rowcount:
+            return 0
+        if rows.bodies is not None:
+            execute(_INSERT_BODIES, (inserted.lastrowid, *self._placed(rows.bodies)))
+        if rows.rate_limit is not None:
+            execute(_INSERT_RATE_LIMIT, (inserted.lastrowid, *rows.rate_limit))
+        for file in rows.files:
+            write_file(self._files, file)
+            execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
+        return int(exchange["seq"] is not None)
+
+    def _placed(self, bodies: Bodies) -> tuple[str | None, ...]:
+        """A row of `bodies` without its number."""
+        return (
+            *self._side(bodies.request, bodies.request_parts, bodies.request_digests),
+            *self._side(bodies.response, bodies.response_parts, None),
+            bodies.events, bodies.request_note, bodies.response_note,
+        )  # fmt: skip
+
+    def _side(
+        self, text: str | None, parts: Parts | None, digests: Digests | None
+    ) -> tuple[str | None, str | None]:
+        """Text and parts: one of them."""
+        if parts is None:
+            return text, None
+        key = self._recording.key
+        return None, self.slices.keep(parts, digests or digests_of(parts, key))
 
     def _insert_one(self, batch: _Batch, rows: Rows) -> int:
+        self.slices.settle()
+        self._connection.execute("SAVEPOINT rows")
         try:
             return self._insert_all([rows])
         except Exception as error:
             if chance_of_retry(error) or is_corrupt(error):
                 raise
+            self._rolled_back()
             detail = f"{rows.exchange['id']}: {type(error).__name__}: {error}"[:300]
             batch.incidents["unreadable_exchange", detail] += 1
             return 0
@@ -253,11 +334,14 @@ class Ingest:
 
     def _load(self) -> None:
         """Read back what a predecessor left: positions, and which exchanges are open."""
+        sockets = {
+            bytes(exchange)
+            for exchange, head in self._connection.execute(_HEADS, (Kind.RESPONSE_HEAD,))
+            if is_switch(bytes(head))
+        }
         self._open = {
-            bytes(exchange): _Open(run, None, 0)
-            for exchange, run in self._connection.execute(
-                "SELECT exchange, run FROM staged GROUP BY exchange"
-            )
+            bytes(exchange): _Open(run, None, 0, bytes(exchange) in sockets)
+            for exchange, run in self._connection.execute(_OPEN)
         }
         self._positions = {
             run: Position(segment, offset)
@@ -268,6 +352,7 @@ class Ingest:
 
     def _forget(self) -> None:
         self._loaded = False
+        self.slices.forget()
 
     def _remember(self, batch: _Batch) -> None:
         for exchange in batch.closed:
@@ -276,10 +361,12 @@ class Ingest:
             size = sum(len(event.payload) for event in events)
             known = self._open.get(exchange)
             if known is None:
-                self._open[exchange] = _Open(batch.run, events, size)
+                socket = _switches(events)
+                self._open[exchange] = _Open(batch.run, events, size, socket)
             elif known.events is not None:
                 known.events = known.events + events
                 known.size += size
+                known.socket = known.socket or _switches(events)
             else:
                 continue
             self._cached += size
@@ -294,12 +381,18 @@ class Ingest:
             open_.events, open_.size = None, 0
 
 
-def _bare_rows(run: str, exchange: bytes, events: list[Event]) -> Rows:
+def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
     """Without the bodies, which could not be made sense of."""
-    rows = build(run, exchange, [event for event in events if event.kind not in _BODY_KINDS])
-    rows.exchange["complete"] = 0
-    rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"
-    return rows
+    heads = [event for event in events if event.kind not in _BODY_KINDS]
+    found = build(run, exchange, heads, recording)
+    for rows in found:
+        rows.exchange["complete"] = 0
+        rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"
+    return found
+
+
+def _switches(events: list[Event]) -> bool:
+    return any(e.kind is Kind.RESPONSE_HEAD and is_switch(e.payload) for e in events)
 
 
 def _merged(events: list[Event]) -> list[Event]:

@@ -44,8 +44,8 @@ class ExchangeLine:
     task_id: str | None
     latency_ms: float | None
     ttft_ms: float | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+    input_tokens: int | None
+    output_tokens: int | None
     error: str | None
 
 
@@ -59,6 +59,7 @@ class ExchangeDetail:
     bodies: Row | None
     observations: list[Row]
     comparisons: list[Row]
+    feedback: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,8 @@ class Incident:
 
 def counts(database: Path) -> list[Count]:
     """Exchanges by outcome and by who served them, the most first."""
-    sql = """SELECT outcome, served_by, count(*) AS exchanges FROM exchanges
-             GROUP BY outcome, served_by ORDER BY exchanges DESC"""
+    sql = """SELECT outcome, nullif(served_by, ''), sum(calls) FROM daily
+             GROUP BY outcome, served_by ORDER BY sum(calls) DESC"""
     return [Count(*row) for row in _all(database, sql)]
 
 
@@ -169,10 +170,23 @@ def exchange(database: Path, prefix: str) -> ExchangeDetail:
             rows("SELECT * FROM exchanges WHERE id = ?")[0],
             pair.get("request"),
             pair.get("response"),
-            next(iter(rows("SELECT * FROM bodies WHERE exchange_id = ?")), None),
+            next(iter(rows(_BODIES)), None),
             rows("SELECT * FROM observations WHERE exchange_id = ? ORDER BY at"),
             rows("SELECT * FROM comparisons WHERE exchange_id = ? ORDER BY at"),
+            rows(_FEEDBACK),
         )
+
+
+_BODIES: Final = """
+    SELECT t.request, t.response, b.events, b.request_note, b.response_note
+    FROM exchanges AS e JOIN bodies AS b ON b.number = e.number
+    JOIN texts AS t ON t.number = e.number
+    WHERE e.id = ?"""
+
+
+_FEEDBACK: Final = """
+    SELECT at, score, label, correction, source FROM feedback
+    WHERE exchange_id = ? ORDER BY number"""
 
 
 def full_id(connection: Connection, table: str, prefix: str) -> str:
@@ -199,11 +213,7 @@ def tasks(database: Path) -> list[TaskLine]:
     sql = """
         SELECT id, endpoint, model, system_prompt, first_seen,
                coalesce(exchanges, 0) AS exchanges, coalesce(diverted, 0) AS diverted, last_at
-        FROM tasks LEFT JOIN (
-            SELECT task_id, count(*) AS exchanges, max(started_at) AS last_at,
-                   sum(served_by IS NOT NULL AND served_by != 'upstream') AS diverted
-            FROM exchanges WHERE task_id IS NOT NULL GROUP BY task_id
-        ) ON task_id = id ORDER BY 6 DESC, id"""
+        FROM tasks LEFT JOIN task_totals ON task_id = id ORDER BY 6 DESC, id"""
     with reading(database) as connection:
         agreed = _agreement(connection)
         found = connection.execute(sql).fetchall()

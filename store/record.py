@@ -19,7 +19,7 @@ import orjson
 
 from policies.words import Comparison, Pair, RolloutRecord, Write
 from store.database import Connection, is_ready, iso, reading
-from store.writes import MOST_LINE, dump
+from store.writes import MOST_LINE, dump, raise_refusal
 
 _OLDEST_SECONDS: Final = 7 * 86400
 _CHUNK: Final = 1000
@@ -33,7 +33,7 @@ _WAITS: Final = """
 _LOOK: Final = f"""
     SELECT number FROM teacher_pairs
     WHERE number > :low AND number <= :high AND started_at >= :oldest AND {_WAITS}"""
-_YOUNGEST: Final = "SELECT max(started_at) FROM exchanges WHERE rowid > ? AND rowid <= ?"
+_YOUNGEST: Final = "SELECT max(started_at) FROM exchanges WHERE number > ? AND number <= ?"
 _FETCH: Final = f"""
     SELECT number, id, task_id, request_hash, started_at, request, response
     FROM teacher_pairs WHERE number = :number AND {_WAITS}"""
@@ -92,11 +92,13 @@ class Record:
             return [_rollout(row) for row in found]
 
     async def write(self, writes: Sequence[Write]) -> None:
+        """Raises ConnectionError: nothing was written, try again; UnknownExchange, WriteUnfit."""
         line = dump(writes)
         if len(line) > MOST_LINE:
             raise ValueError(f"{len(writes)} writes are over 16 MiB together: write fewer at once")
         answer = await self._ask(line)
         if not answer.get("ok"):
+            raise_refusal(answer)
             raise WriteRefused(f"the recorder did not write: {answer.get('error')}")
 
     async def _ask(self, line: bytes) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class Record:
 
     def _look(self, connection: Connection, candidate: str, oldest: str, limit: int) -> _Seen:
         """Look at what is new, then at as much of the past as is needed for `limit` pairs."""
-        top = connection.execute("SELECT coalesce(max(rowid), 0) FROM exchanges").fetchone()[0]
+        top = connection.execute("SELECT coalesce(max(number), 0) FROM exchanges").fetchone()[0]
         seen = self._seen.get(candidate)
         if seen is None or top < seen.high:
             seen = self._seen[candidate] = _Seen(top, top)

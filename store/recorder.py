@@ -12,11 +12,11 @@ import fcntl
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,9 +25,22 @@ import orjson
 from policies.home import Home
 from policies.settings import Settings
 from policies.words import Write
-from store import schema, spool_reader, writes
-from store.database import Connection, chance_of_retry, is_corrupt, set_aside
+from store import forget, orders, schema, search, spool_reader, writes
+from store.database import (
+    Connection,
+    chance_of_retry,
+    file_of,
+    files_of,
+    is_corrupt,
+    leave_behind,
+    say,
+    set_aside,
+)  # fmt: skip
+from store.desk import Desk, Json, Steps
 from store.ingest import Ingest
+from store.recording import Recording
+from store.retention import Retention
+from store.writes import OrderError
 
 _POLL_SECONDS: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -46,7 +59,45 @@ async def run(settings: Settings) -> None:
     settings.home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with _sole_reader(settings.home.spool, stop):
         if not stop.is_set():
-            await Recorder(settings.home, stop).run()
+            key = bytes.fromhex(settings.install_key)
+            recording = Recording.of(settings.parsed_policy(), key)
+            await Recorder(settings.home, recording, stop).run()
+
+
+def alone(
+    home: Home, recording: Recording, work: Callable[[_Database], _T], patience: float = 30.0
+) -> _T:
+    """Be the writer for a moment, for one who holds the home folder's lock. Raises OrderError."""
+    home.spool.mkdir(mode=0o700, exist_ok=True)
+    folder = os.open(home.spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + patience
+    database = _Database(home, recording)
+    try:
+        while not _locked(folder):
+            if time.monotonic() > deadline:
+                raise OrderError("a recorder is still at work there; try again when it has ended")
+            time.sleep(_POLL_SECONDS)
+        try:
+            return work(database)
+        finally:
+            database.close()
+    finally:
+        os.close(folder)
+
+
+def carry_out(database: _Database, order: orders.Order, report: orders.Report) -> Json:
+    """For `alone`."""
+    try:
+        return orders.finish(database.begin(order), report)
+    finally:
+        database.end()
+
+
+def _locked(folder: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _on_signals(stop: asyncio.Event) -> None:
@@ -63,8 +114,7 @@ async def _sole_reader(spool: Path, stop: asyncio.Event) -> AsyncIterator[None]:
     folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while not stop.is_set():
-            with suppress(BlockingIOError):
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _locked(folder):
                 break
             await _pause(stop, _POLL_SECONDS)
         yield
@@ -80,12 +130,13 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 class Recorder:
     """Reads the spool, serves writes, owns the connection through its one thread."""
 
-    def __init__(self, home: Home, stop: asyncio.Event) -> None:
+    def __init__(self, home: Home, recording: Recording, stop: asyncio.Event) -> None:
         self._home = home
         self._stop = stop
         self._thread = ThreadPoolExecutor(1, "database")
-        self._database = _Database(home)
+        self._database = _Database(home, recording)
         self._trouble = _Trouble()
+        self._ordered = asyncio.Lock()  # one order at a time
 
     async def run(self) -> None:
         try:
@@ -160,7 +211,7 @@ class Recorder:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(orjson.dumps(await self._answer(line)) + b"\n")
+                writer.write(orjson.dumps(await self._answer(line, writer)) + b"\n")
                 await writer.drain()
         except ValueError:
             writer.write(b'{"ok":false,"error":"a line of more than 16 MiB"}\n')
@@ -169,12 +220,42 @@ class Recorder:
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, object]:
-        deadline = time.monotonic() + _ANSWER_SECONDS
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> dict[str, object]:
         try:
-            asked = writes.load(line)
+            order = orders.load(line)
+            asked = writes.load(line) if order is None else []
         except ValueError as error:
             return {"ok": False, "error": str(error)}
+        if order is None:
+            return await self._written(asked)
+        async with self._ordered:
+            return await self._carried_out(order, writer)
+
+    async def _carried_out(
+        self, order: orders.Order, writer: asyncio.StreamWriter
+    ) -> dict[str, object]:
+        """In steps, between which the spool is read as always. Who asked hears how far it is, and
+        when they leave it ends: what is done is done, and the same order takes it up again."""
+        try:
+            steps = await self._in_thread(lambda: self._database.begin(order))
+            while not self._stop.is_set():
+                said = await self._in_thread(lambda: _next(steps))
+                if isinstance(said, _Result):
+                    return {"ok": True, "result": said.value}
+                writer.write(orjson.dumps({"progress": said}) + b"\n")
+                await writer.drain()
+            raise OrderError("the sidecar is stopping; give the same command again")
+        except ConnectionError:
+            raise
+        except Exception as error:
+            if is_corrupt(error):
+                await self._recover(error)
+            return writes.refusal(error)
+        finally:
+            await self._in_thread(self._database.end)
+
+    async def _written(self, asked: list[Write]) -> dict[str, object]:
+        deadline = time.monotonic() + _ANSWER_SECONDS
         while True:
             try:
                 await self._in_thread(lambda: self._database.write(asked))
@@ -185,7 +266,7 @@ class Recorder:
                 await self._recover(failure)
             late = self._stop.is_set() or time.monotonic() > deadline
             if late or not (chance_of_retry(failure) or is_corrupt(failure)):
-                return {"ok": False, "error": f"{type(failure).__name__}: {failure}"}
+                return writes.refusal(failure)
             await _pause(self._stop, 2 * _POLL_SECONDS)
 
 
@@ -204,28 +285,69 @@ def _private_socket(path: Path) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    value: Json
+
+
+def _next(steps: Steps) -> Json | _Result:
+    """StopIteration can't cross a future."""
+    try:
+        return next(steps)
+    except StopIteration as done:
+        return _Result(done.value)
+
+
 class _Database:
     """What runs in the thread."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, recording: Recording) -> None:
         self._home = home
+        self._recording = recording
         self._connection: Connection | None = None
         self._ingest: Ingest | None = None
+        self._desk: Desk | None = None
+        self._order: Steps | None = None
+        self._retention = Retention(recording.record)
+        self._files: dict[str, tuple[int, int] | None] = {}
         self._finished: set[str] = set()
         self._tidied = 0.0
 
     def open(self) -> bool:
         self._home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._disconnect()  # of an attempt that came half the way
+        before = file_of(self._home.database)
         self._connection = schema.prepare(self._home.database)
-        self._ingest = Ingest(self._connection)
-        self._ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
+        ingest = Ingest(self._connection, self._recording, self._home.files)
+        ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
+        self._files = files_of(self._home.database)
+        if before not in (None, self._files[""]):
+            ingest.note("database_set_aside", "unusable; it lies next to this one")
+        self._desk = Desk(self._connection, ingest, self._recording, self._home, self.step)
+        self._ingest = ingest
         return True
 
     def replace(self, why: str) -> None:
         """The database turned out to be damaged while in use."""
         self._disconnect()
-        set_aside(self._home.database, why)
+        aside = set_aside(self._home.database, why)
         self.open()
+        self.note("database_set_aside", f"{aside.name}: {why}")
+
+    def _is_gone(self) -> bool:
+        """Was the file removed, or another put in its place? To look costs some µs."""
+        return file_of(self._home.database) != self._files[""]
+
+    def _leave_behind(self) -> None:
+        """And begin anew: what the spool still has is read into what lies there now."""
+        assert self._connection is not None
+        connection, self._connection, self._ingest = self._connection, None, None
+        self._desk = None
+        leave_behind(connection, self._home.database, self._files)
+        said = "the database was removed or replaced while in use"
+        say(f"{said}: going on with what lies there now")
+        self.open()
+        self.note("database_gone", said)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -234,6 +356,7 @@ class _Database:
 
     def _disconnect(self) -> None:
         connection, self._connection, self._ingest = self._connection, None, None
+        self._desk = None
         if connection is not None:
             connection.close()
 
@@ -243,7 +366,19 @@ class _Database:
     def write(self, asked: list[Write]) -> None:
         self._opened()
         assert self._connection is not None
-        writes.apply(self._connection, asked)
+        writes.apply(self._connection, asked, self._recording)
+
+    def begin(self, order: orders.Order) -> Steps:
+        self._opened()
+        assert self._desk is not None
+        self._order = orders.perform(self._desk, order)
+        return self._order
+
+    def end(self) -> None:
+        """Of the order that was begun, wherever it is."""
+        if self._order is not None:
+            self._order.close()
+            self._order = None
 
     def step(self) -> bool:
         """One piece of every run. Is there more to read at once?"""
@@ -258,8 +393,22 @@ class _Database:
         if failure is not None:
             raise failure
         if not more:
+            more = self._index() or self._retain()
             self._tidy()
         return more
+
+    def _index(self) -> bool:
+        """Behind the spool: what is searched may come a moment later than what is recorded."""
+        assert self._connection is not None and self._desk is not None
+        wanted = self._recording.record.search and self._desk.indexing
+        return wanted and search.fill(self._connection)
+
+    def _retain(self) -> bool:
+        """Behind that, so that what is retained is complete. Not while an order deletes."""
+        assert self._desk is not None
+        if self._order is not None:
+            return False
+        return self._retention.step(self._desk, time.time(), time.monotonic())
 
     def _step_run(self, ingest: Ingest, run: Path) -> bool:
         if run.name not in self._finished:
@@ -268,6 +417,8 @@ class _Database:
             if not (piece.events or piece.finished or piece.position != before):
                 return False
             ingest.apply(run.name, spool_reader.started_at(run), piece)
+            if self._is_gone():
+                return True  # with the piece still in the spool
             if not piece.finished:
                 with suppress(OSError):  # a later piece of the run, or its end, makes up for it
                     spool_reader.wipe_read(run, before, piece.position)
@@ -284,10 +435,21 @@ class _Database:
             self._tidied = time.monotonic()
             for run in spool_reader.runs(self._home.spool):
                 spool_reader.let_go(run, time.time())
+            self._finish_forgetting()
+
+    def _finish_forgetting(self) -> None:
+        """A command was cut short. What it had not come to is asked for by giving it again; but
+        of the rows that it did forget nothing may be left on the disk."""
+        assert self._connection is not None and self._desk is not None
+        if self._order is None and forget.is_pending(self._connection):
+            with suppress(OrderError):  # somebody reads, or there is no room: next time
+                orders.finish(forget.clean(self._desk), lambda _: None)
 
     def _opened(self) -> Ingest:
         if self._ingest is None:
             self.open()
+        elif self._is_gone():
+            self._leave_behind()
         assert self._ingest is not None
         return self._ingest
 
@@ -308,11 +470,7 @@ class _Trouble:
         self._reason = f"{type(error).__name__}: {error}"
         if now - self._warned >= _WARN_SECONDS:
             self._warned = now
-            print(
-                f"understudy: the recorder can't write ({self._reason}); it keeps trying",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"the recorder can't write ({self._reason}); it keeps trying")
 
     def end(self) -> str | None:
         """What has just passed, for the record; None when nothing was wrong."""

@@ -6,28 +6,67 @@ upstream sends may raise here: a body that is not what it claims to be is a note
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from policies.endpoints import CHAT, Endpoint, classify
+from policies.endpoints import (
+    REALTIME,
+    RESPONSES,
+    RESPONSES_SOCKET,
+    Endpoint,
+    classify,
+    deployment,
+)
 from policies.fingerprint import request_hash, system_prompt, task_id
-from policies.plan import SERVED_BY_HEADER
-from policies.spool import Event, Kind
-from store.database import iso
-from store.decode import ENDS_EARLY, decode
+from policies.identity import identify
+from policies.spool import Event
+from store import multipart, rate_limits
+from store.cutting import Cut, Parts, cut, cut_answer
+from store.media import File, Media
+from store.money import fill_cost, fill_usage
+from store.realtime import deltas, realtime_messages
+from store.recording import Recording
+from store.sides import Side, side_of, value_of
+from store.slices import Digests, conversation_of, digests_of
+from store.sockets import side_name, turn_stories
+from store.story import Story, Unreadable, columns, cuts, gather, is_event_stream
 from store.streams import Assembled, assemble
+from store.usage import Usage, tier
+from store.values import Json, count_of, dumped, json_object, text_of
 
-Json = dict[str, Any]
+__all__ = ["COLUMNS", "Bodies", "Rows", "Unreadable", "build", "sequence", "uuid_text"]
 
-_MOST_INTEGER: Final = 2**63 - 1
-_OUR_ERROR: Final = "x-understudy-error"
-_UTF8_LONGEST: Final = 4
+COLUMNS: Final = (
+    "id", "started_at", "endpoint", "method", "host", "path", "deployment", "model",
+    "response_model", "status", "outcome", "stream", "complete", "truncated", "privacy",
+    "served_by", "route", "task_id", "request_hash", "conversation", "tenant", "feature", "user",
+    "session", "latency_ms", "ttft_ms", "input_tokens", "cached_tokens", "cache_write_tokens",
+    "output_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens", "usage",
+    "usage_note", "estimated_input_tokens", "estimated_output_tokens", "estimate_method",
+    "service_tier", "cost_usd", "cost_note", "finish_reason", "request_bytes", "response_bytes",
+    "key_hash", "retry_count", "idempotency_key", "response_id", "previous_response_id",
+    "upstream_request_id", "run_id", "seq", "error",
+)  # fmt: skip
+_EMPTY: Final = dict.fromkeys(COLUMNS)
+_SAID_BY_APPS: Final = ("user", "tenant", "feature", "session")
 
 
-class Unreadable(ValueError):
-    """An exchange whose opening can't be read: nothing to make a row of."""
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """Texts; where there are parts, they say the same in pieces that others may share."""
+
+    request: str | None = None
+    request_parts: Parts | None = None
+    request_digests: Digests | None = None
+    response: str | None = None
+    response_parts: Parts | None = None
+    events: str | None = None
+    request_note: str | None = None
+    response_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +74,12 @@ class Rows:
     """`problem`: something of it could not be read; the rest was recorded all the same."""
 
     exchange: Json
-    bodies: tuple[str, str | None, str | None, str | None, str | None, str | None] | None
+    bodies: Bodies | None
     task: tuple[str, str, str | None, str | None, str] | None
     seq: int
+    rate_limit: tuple[float | None, ...] | None = None  # a row of `rate_limits`
+    files: tuple[File, ...] = ()
     problem: str | None = None
-
-
-@dataclass(slots=True)
-class _Story:
-    """The events of an exchange, gathered."""
-
-    opened: Json
-    opened_at: float
-    sent: dict[str, str]  # headers of the request
-    got: dict[str, str] = field(default_factory=dict)  # headers of the response
-    route: bytes | None = None
-    head: Json = field(default_factory=dict)
-    closed: Json | None = None
-    closed_at: float | None = None
-    first_body_at: float | None = None
-    request: list[bytes] = field(default_factory=list)
-    response: list[bytes] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Side:
-    """One body as it is recorded: text, or the reason why not; parsed where it is JSON."""
-
-    text: str | None = None
-    note: str | None = None
-    json: Json | None = None
-    raw: bytes | None = None
 
 
 def uuid_text(exchange: bytes) -> str:
@@ -77,233 +90,294 @@ def uuid_text(exchange: bytes) -> str:
 def sequence(opened: bytes) -> int:
     """`seq` of an OPENED payload; 0 when it can't be read."""
     try:
-        return _count(orjson.loads(opened).get("seq")) or 0
+        return count_of(orjson.loads(opened).get("seq")) or 0
     except (ValueError, AttributeError):
         return 0
 
 
-def build(run: str, exchange: bytes, events: list[Event]) -> Rows:
-    """The rows of an exchange that closed, or never will. Raises `Unreadable`."""
-    story = _gather(events)
-    identity = uuid_text(exchange)
-    path = _text(story.opened.get("target")) or ""
-    method = _text(story.opened.get("method")) or ""
+def build(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
+    """The rows of an exchange that closed, or never will; behind them those of the turns that a
+    socket carried. Raises `Unreadable`."""
+    story = gather(events)
+    maker = _maker(run, exchange, story, recording)
+    found = [maker.rows()]
+    if story.switched and maker.endpoint is RESPONSES_SOCKET:
+        found += build_turns(run, turn_stories(exchange, story), recording)
+    return found
+
+
+def build_turns(run: str, turns: Iterable[tuple[bytes, Story]], recording: Recording) -> list[Rows]:
+    return [_maker(run, identity, turn, recording, RESPONSES).rows() for identity, turn in turns]
+
+
+def _maker(
+    run: str,
+    exchange: bytes,
+    story: Story,
+    recording: Recording,
+    endpoint: Endpoint | None = None,
+) -> _Maker:
+    path = text_of(story.opened.get("target")) or ""
+    method = text_of(story.opened.get("method")) or ""
     plain_path = path.partition("?")[0]
-    endpoint = classify(method, plain_path)
-    row = _head_columns(story)
-    row |= {"id": identity, "run_id": run, "endpoint": endpoint.name, "method": method}
+    endpoint = endpoint or classify(method, plain_path)
+    row = _EMPTY | columns(story)
+    row |= {"id": uuid_text(exchange), "run_id": run, "endpoint": endpoint.name, "method": method}
     row["path"] = plain_path if endpoint.handling == "tunnel" else path
-    bodies, task = _fill_bodies(row, story, endpoint)
-    problem = "; ".join(story.problems) or None
-    row["error"] = row["error"] or problem
-    return Rows(row, bodies, task, row["seq"] or 0, problem)
+    row["deployment"] = deployment(plain_path)
+    if not story.imported:  # nobody knows which API that was
+        row["host"] = row["host"] or recording.host_of(path)
+    return _Maker(recording, story, endpoint, row)
 
 
-# -- events
+# `obfuscation` of a delta, which OpenAI adds at random.
+_PADDING: Final = re.compile(r',"obfuscation":"[^"\\]*"|"obfuscation":"[^"\\]*",')
 
 
-def _gather(events: list[Event]) -> _Story:
-    opening = next((event for event in events if event.kind is Kind.OPENED), None)
-    opened = _object(opening.payload) if opening is not None else None
-    sent = _headers(opened) if opened is not None else None
-    if opening is None or opened is None or sent is None or not _is_time(opened.get("at")):
-        raise Unreadable("an exchange whose opening can't be read")
-    story = _Story(opened, opening.at, sent)
-    for event in events:
-        _TAKE[event.kind](story, event)
-    return story
+class _Maker:
+    """Makes the rows of one exchange; fills `row` on the way."""
+
+    def __init__(self, recording: Recording, story: Story, endpoint: Endpoint, row: Json) -> None:
+        self._recording = recording
+        self._story = story
+        self.endpoint = endpoint
+        self._row = row
+        self._media = Media(recording.key)
+        self._redaction = recording.redaction(row["privacy"])
+        self._marks = self._redaction.begin()
+        self._asked: Json | None = None  # the request, as it was sent
+        self._answer: Json | None = None
+        self._used: Usage | None = None
+
+    def rows(self) -> Rows:
+        row, story, endpoint = self._row, self._story, self.endpoint
+        keeps = endpoint.keeps_bodies and row["privacy"] != "metadata" and not story.switched
+        cut_sides = cuts(story) if keeps else {}
+        row["truncated"] = int(bool(row["truncated"] or cut_sides))
+        row["stream"] = int(is_event_stream(story))
+        row["complete"] = int(row["outcome"] == "ok" and not story.problems)
+        bodies, task = None, None
+        if keeps:
+            bodies, task = self._bodies(cut_sides)
+        elif self._keeps_session():
+            bodies = self._session()
+        else:
+            row["usage_note"] = _why_no_body(endpoint, row, story)
+        self._identify()
+        fill_cost(row, self._recording.prices, self._used, story.opened["at"])
+        problem = "; ".join(story.problems) or None
+        row["error"] = row["error"] or problem
+        if row["error"] is not None:  # what an upstream says may name a person
+            row["error"] = self._plain(row["error"])
+        return Rows(
+            row, bodies, task, row["seq"] or 0, _rate_limit(story),
+            tuple(self._media.files.values()) if self._recording.record.media else (), problem,
+        )  # fmt: skip
+
+    def _bodies(self, cut_sides: Json) -> tuple[Bodies, Any]:
+        row, story = self._row, self._story
+        asked = side_of(story.request, story.sent, cut_sides.get("request"), row["outcome"])
+        came = side_of(story.response, story.got, cut_sides.get("response"), row["outcome"])
+        request, request_cut = self._request(asked)
+        task = self._task(request_cut)
+        whole = row["outcome"] == "ok" and not row["truncated"]
+        events = None
+        if row["stream"] or (not story.head and value_of(self._asked, "stream") is True):
+            row["stream"] = 1
+            said = self._stream(came, whole)
+            response = None if said is None else self._clean(said, True)
+            events = self._events(came, said, response)
+        else:
+            response = self._response(came)
+        self._read_answer()
+        asked_parts = _shared(request_cut)
+        came_parts = self._answer_parts(response, request_cut)
+        digests = self._conversation(asked_parts)
+        return Bodies(
+            request, asked_parts, digests, response, came_parts, events, asked.note, came.note
+        ), task
+
+    def _answer_parts(self, response: str | None, request: Cut | None) -> Parts | None:
+        """A response repeats of its request; of a chat's answer the next turn repeats what was
+        said, where there are turns."""
+        if response is None:
+            return None
+        if self.endpoint.name.startswith("responses"):
+            return _shared(cut(response))
+        said = value_of(self._answer, "choices")
+        first = said[0] if isinstance(said, list) and said else None
+        content = value_of(first, "message", "content")
+        talks = request is not None and request.talks and isinstance(content, str)
+        return cut_answer(response, content) if talks else None
+
+    def _keeps_session(self) -> bool:
+        kept = self._recording.record.realtime != "off" and self._row["privacy"] != "metadata"
+        return kept and self._story.switched and self.endpoint is REALTIME
+
+    def _session(self) -> Bodies:
+        """Of a Realtime socket: its messages as lines of JSON."""
+        keeps_audio = self._recording.record.realtime == "audio"
+        extensions = self._story.got.get("sec-websocket-extensions")
+        pieces = ((side_name(event), event.at, event.payload) for event in self._story.raw)
+        lines = list(realtime_messages(pieces, extensions, keeps_audio))
+        self._row["usage_note"] = "a session of several answers"
+        said = "".join(deltas(lines))
+        note = None
+        if self._plain(said) != said:  # cut over several messages, each of which looks harmless
+            lines = [line for line in lines if not list(deltas([line]))]
+            note = "its deltas are not kept: something in them is private"
+        text = b"".join(lines).decode()
+        return Bodies(events=self._plain(text) if text else None, response_note=note)
+
+    # -- the request
+
+    def _request(self, side: Side) -> tuple[str | None, Cut | None]:
+        if side.raw is not None and side.text is None:
+            self._form(side)
+        if side.text is None:
+            return None, None
+        said = cut(side.text)
+        self._asked = said.json if said is not None else None
+        if self._asked is not None:
+            self._fingerprint(self._asked)
+        clean = self._clean(side.text, said is not None)
+        return clean, said if clean is side.text else cut(clean)
+
+    def _form(self, side: Side) -> None:
+        """A form as JSON: its fields, and what is known of its files."""
+        assert side.raw is not None
+        kind = self._story.sent.get("content-type", "")
+        form = multipart.read(side.raw, kind)
+        if form is None:
+            return
+        side.text = multipart.as_json(form, self._kept).decode()
+        side.note = None
+
+    def _fingerprint(self, asked: Json) -> None:
+        row = self._row
+        row["model"] = text_of(asked.get("model"))
+        row["previous_response_id"] = text_of(asked.get("previous_response_id"))
+        if self.endpoint.handling != "full":
+            return
+        try:
+            row["task_id"] = task_id(self.endpoint.name, asked)
+            row["request_hash"] = request_hash(asked)
+        except (TypeError, ValueError):  # nested deeper than it can be written, lone surrogates
+            row["task_id"] = None
+            row["error"] = row["error"] or "fingerprint: the request can't be hashed"
+
+    def _task(self, request: Cut | None) -> Any:
+        """A row of `tasks`, or None. Its prompt is the redacted one."""
+        row = self._row
+        if row["task_id"] is None or request is None:
+            return None
+        prompt = _prompt(request.json)
+        return (row["task_id"], self.endpoint.name, row["model"], prompt, row["started_at"])
+
+    def _conversation(self, request: Parts | None) -> Digests | None:
+        if request is None:
+            return None
+        digests = digests_of(request, self._recording.key)
+        self._row["conversation"] = conversation_of(request, digests, self._recording.key)
+        return digests
+
+    # -- the answer
+
+    def _stream(self, side: Side, whole: bool) -> str | None:
+        row = self._row
+        if side.raw is None:
+            row["complete"] = 0
+            return None
+        assembled: Assembled = assemble(self.endpoint.name, side.raw, whole)
+        row["complete"] = int(bool(row["complete"]) and assembled.finished)
+        if assembled.error is not None:
+            row["error"] = row["error"] or assembled.error
+        self._answer = assembled.body
+        if assembled.body is None:
+            side.note = side.note or assembled.note
+            return None
+        return dumped(assembled.body)
+
+    def _events(self, side: Side, said: str | None, kept: str | None) -> str | None:
+        """As they came, without padding. What is secret may be cut over several events: only of an
+        answer in which, as a whole, nothing was found are they kept."""
+        if not self._recording.record.stream_events or side.text is None:
+            return None
+        if said is None or said != kept:
+            side.note = side.note or "events: not kept, something in them is private, or may be"
+            return None
+        return self._plain(_PADDING.sub("", side.text))
+
+    def _response(self, side: Side) -> str | None:
+        if side.raw is not None and side.text is None:
+            return self._binary(side)
+        if side.text is None:
+            return None
+        if side.note is None:
+            self._answer = json_object(side.raw)
+        return self._clean(side.text, self._answer is not None)
+
+    def _binary(self, side: Side) -> str | None:
+        """Audio and files, as what is known of them."""
+        assert side.raw is not None
+        kind = self._story.got.get("content-type", "").partition(";")[0] or None
+        file = self._kept(side.raw, kind)
+        return dumped({"content_type": kind, "bytes": len(side.raw), "file": file})
+
+    def _kept(self, data: bytes, kind: str | None) -> str | None:
+        """Where a file is kept; None: it is not."""
+        return self._media.keep(data, kind) if self._recording.record.media else None
+
+    def _read_answer(self) -> None:
+        row, answer = self._row, self._answer
+        row["response_model"] = text_of(value_of(answer, "model"))
+        row["response_id"] = text_of(value_of(answer, "id"))
+        row["service_tier"] = text_of(tier(answer))
+        row["finish_reason"] = _finish_reason(answer)
+        self._used = fill_usage(row, self.endpoint.name, answer, self._asked)
+
+    # -- who, and what may be said of them
+
+    def _identify(self) -> None:
+        row, sources = self._row, self._recording.sources
+        found = identify(self._story.sent, self._asked, row["key_hash"], sources)
+        for name in _SAID_BY_APPS:
+            value = getattr(found, name)
+            row[name] = value if value is None else self._named(value)
+
+    def _named(self, value: str) -> str:
+        """Who is known by an address or a number goes by its hash instead."""
+        if value == self._row["key_hash"]:
+            return value
+        clean = self._redaction.plain(value, self._marks)
+        return value if clean == value else self._recording.hashed(value)
+
+    def _clean(self, text: str, is_json: bool) -> str:
+        if not is_json:
+            return self._plain(text)
+        if self.endpoint.name != "embeddings":  # vectors are base64, too, and no file of anyone's
+            text = self._media.without(text)
+        return self._redaction.text(text, self._marks)
+
+    def _plain(self, text: str) -> str:
+        return self._redaction.plain(text, self._marks)
 
 
-def _take_opened(story: _Story, event: Event) -> None:
-    pass
+def _shared(found: Cut | None) -> Parts | None:
+    return found.parts if found is not None and len(found.parts) > 1 else None
 
 
-def _take_routed(story: _Story, event: Event) -> None:
-    story.route = event.payload
+def _rate_limit(story: Story) -> tuple[float | None, ...] | None:
+    found = rate_limits.read(story.got)
+    return None if found is None else tuple(getattr(found, name) for name in found.__slots__)
 
 
-def _take_request(story: _Story, event: Event) -> None:
-    story.request.append(event.payload)
-
-
-def _take_head(story: _Story, event: Event) -> None:
-    head = _object(event.payload)
-    got = _headers(head) if head is not None else None
-    if head is None or got is None:
-        story.problems.append("unreadable: response head")
-    else:
-        story.head, story.got = head, got
-
-
-def _take_response(story: _Story, event: Event) -> None:
-    if story.first_body_at is None:
-        story.first_body_at = event.at
-    story.response.append(event.payload)
-
-
-def _take_closed(story: _Story, event: Event) -> None:
-    story.closed = _object(event.payload)
-    story.closed_at = event.at
-    if story.closed is None:
-        story.problems.append("unreadable: ending")
-
-
-_TAKE: Final = {
-    Kind.OPENED: _take_opened,
-    Kind.ROUTED: _take_routed,
-    Kind.REQUEST_BODY: _take_request,
-    Kind.RESPONSE_HEAD: _take_head,
-    Kind.RESPONSE_BODY: _take_response,
-    Kind.CLOSED: _take_closed,
-}
-
-
-# -- columns that need no body
-
-
-def _head_columns(story: _Story) -> Json:
-    closed = story.closed or {}
-    opened = story.opened
-    cut = closed.get("cut")
-    return {
-        "started_at": iso(opened["at"]),
-        "seq": _count(opened.get("seq")),
-        "key_hash": _text(opened.get("key")),
-        "retry_count": _digits(story.sent.get("x-stainless-retry-count")),
-        "upstream_request_id": story.got.get("x-request-id"),
-        "status": _count(story.head.get("status")),
-        "outcome": _text(closed.get("outcome")) or "proxy_died",
-        "truncated": int(bool(cut)),
-        "latency_ms": _milliseconds(story.opened_at, story.closed_at),
-        "ttft_ms": _milliseconds(story.opened_at, story.first_body_at),
-        "request_bytes": _count(closed.get("request_bytes")),
-        "response_bytes": _count(closed.get("response_bytes")),
-        "model": None,
-        "response_model": None,
-        "task_id": None,
-        "request_hash": None,
-        "prompt_tokens": None,
-        "completion_tokens": None,
-        "usage": None,
-        "usage_note": None,
-        "finish_reason": None,
-        **_served(story, closed),
-    }
-
-
-def _served(story: _Story, closed: Json) -> Json:
-    route = _object(story.route) if story.route is not None else None
-    error = _text(closed.get("error"))
-    answered = "status" in story.head and _OUR_ERROR not in story.got
-    # The event may be lost: the head that the app saw is a second witness of a candidate.
-    to = (route and _text(route.get("to"))) or story.got.get(SERVED_BY_HEADER)
-    if not answered and error is None:
-        error = "the proxy died first" if not closed else f"no answer: {closed.get('outcome')}"
-    return {
-        "served_by": (to or "upstream") if answered else None,
-        "route": _valid_text(story.route) if route is not None else None,
-        "error": error,
-    }
-
-
-# -- bodies
-
-
-def _fill_bodies(row: Json, story: _Story, endpoint: Endpoint) -> tuple[Any, Any]:
-    """Add what the bodies say to `row`; rows of `bodies` and `tasks`, or None."""
-    streamed = _is_event_stream(story)
-    cut = _cuts(story) if endpoint.keeps_bodies else {}
-    row["truncated"] = int(bool(row["truncated"] or cut))
-    whole = row["outcome"] == "ok" and not row["truncated"]
-    row["stream"] = int(streamed)
-    row["complete"] = int(row["outcome"] == "ok" and not story.problems)
+def _why_no_body(endpoint: Endpoint, row: Json, story: Story) -> str:
+    if story.switched:
+        return "another protocol than HTTP"
     if not endpoint.keeps_bodies:
-        row["usage_note"] = "no body is kept of this endpoint"
-        return None, None
-    request = _side(story.request, story.sent, cut.get("request"), row["outcome"])
-    response = _side(story.response, story.got, cut.get("response"), row["outcome"])
-    assembled = None
-    task = _read_request(row, request, endpoint)
-    if streamed or (not story.head and row["stream"]):
-        assembled = _read_stream(row, response, endpoint, whole)
-    elif response.text is not None and response.note is None:
-        response.json = _object(response.raw)
-    _read_answer(row, assembled.body if assembled else response.json)
-    assembled_text = _dumped(assembled.body) if assembled and assembled.body else None
-    bodies = (
-        row["id"], request.text, response.text, assembled_text, request.note, response.note
-    )  # fmt: skip
-    return bodies, task
-
-
-def _cuts(story: _Story) -> Json:
-    """Why a body is not whole, by side: the proxy cut it, or the spool lost a part of it.
-
-    A batch that could not be written leaves a hole, and nothing but the ending's count tells.
-    """
-    closed = story.closed or {}
-    said = closed.get("cut")
-    cut = dict(said) if isinstance(said, dict) else {}
-    for side, pieces in (("request", story.request), ("response", story.response)):
-        sent = _count(closed.get(f"{side}_bytes"))
-        kept = sum(map(len, pieces))
-        if side not in cut and sent is not None and kept != sent:
-            cut[side] = f"{kept} of {sent} bytes were captured"
-            story.problems.append(f"lost: a part of the {side}")
-    return cut
-
-
-def _side(pieces: list[bytes], headers: dict[str, str], cut: object, outcome: str) -> _Side:
-    """A body as text. Of one that was cut, by us or by a broken exchange, what had arrived."""
-    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    partial = bool(cut) or outcome != "ok"
-    side = _Side(note=f"cut: {cut}" if cut else None)
-    if not body:
-        return side
-    encoding = headers.get("content-encoding")
-    if encoding:
-        decoded = decode(body, encoding)
-        if decoded.data is None or (
-            decoded.error and not (partial and decoded.error == ENDS_EARLY)
-        ):
-            return _Side(note=decoded.error)
-        body = decoded.data
-    side.raw = body
-    side.text = _utf8(body, partial)
-    if side.text is None:
-        side.note = "not UTF-8"
-    return side
-
-
-def _utf8(body: bytes, partial: bool) -> str | None:
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        # A cut may go through the middle of a character: that one is left out.
-        if partial and len(body) - error.start < _UTF8_LONGEST and error.reason.startswith("unexp"):
-            return body[: error.start].decode()
-        return None
-
-
-def _read_request(row: Json, request: _Side, endpoint: Endpoint) -> Any:
-    """What the request asks for; a row of `tasks`, or None."""
-    body = _object(request.raw) if request.note is None and request.text is not None else None
-    if body is None:
-        return None
-    row["model"] = _text(body.get("model"))
-    if body.get("stream") is True and row["status"] is None:
-        row["stream"] = 1
-    if endpoint is not CHAT:
-        return None
-    try:
-        row["task_id"] = task_id(endpoint.name, body)
-        row["request_hash"] = request_hash(body)
-    except (TypeError, ValueError):  # nested deeper than it can be written
-        row["task_id"] = None
-        row["error"] = row["error"] or "fingerprint: the request can't be hashed"
-        return None
-    prompt = _prompt(body)
-    return (row["task_id"], endpoint.name, row["model"], prompt, row["started_at"])
+        return "no body is kept of this endpoint"
+    return "no body is kept (privacy: metadata)"
 
 
 def _prompt(body: Json) -> str | None:
@@ -312,99 +386,13 @@ def _prompt(body: Json) -> str | None:
         return None
     if all(isinstance(content, str) for content in contents):
         return "\n\n".join(contents)
-    return _dumped(contents)
+    return dumped(contents)
 
 
-def _read_stream(row: Json, response: _Side, endpoint: Endpoint, whole: bool) -> Assembled:
-    if response.raw is None:
-        row["complete"] = 0
-        return Assembled(None, False)
-    assembled = assemble(endpoint.name, response.raw, whole)
-    row["complete"] = int(bool(row["complete"]) and assembled.finished)
-    row["error"] = row["error"] or assembled.error
-    if assembled.body is None and response.note is None:
-        response.note = assembled.note
-    return assembled
-
-
-def _read_answer(row: Json, answer: Json | None) -> None:
-    """Model, usage and finish reason of an answer."""
-    answer = answer or {}
-    row["response_model"] = _text(answer.get("model"))
-    usage = answer.get("usage")
-    if isinstance(usage, dict):
-        row["usage"] = _dumped(usage)
-        row["prompt_tokens"] = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
-        row["completion_tokens"] = _count(
-            usage.get("completion_tokens", usage.get("output_tokens"))
-        )
-    if row["usage"] is None:
-        row["usage_note"] = "the answer states no usage" if answer else "there is no whole answer"
-    choices = answer.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        row["finish_reason"] = _text(choices[0].get("finish_reason"))
-
-
-def _is_event_stream(story: _Story) -> bool:
-    kind = story.got.get("content-type")
-    if kind is not None:
-        return kind.lower().startswith("text/event-stream")
-    return bool(story.response) and story.response[0].startswith((b"data:", b"event:"))
-
-
-# -- small readers of untrusted values
-
-
-def _object(data: bytes | None) -> Json | None:
-    """A JSON object, or None for anything else."""
-    if not data:
-        return None
-    try:
-        value = orjson.loads(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _headers(head: Json) -> dict[str, str] | None:
-    """By lower-case name; of one that is repeated, the first. None when they can't be read."""
-    try:
-        found = {name.lower(): value for name, value in reversed(head["headers"])}
-        "".join(found.values())
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    return found
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _count(value: object) -> int | None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_INTEGER
-    return value if fits else None  # type: ignore[return-value]
-
-
-def _digits(value: str | None) -> int | None:
-    return (
-        int(value) if value and value.isascii() and value.isdecimal() and len(value) < 10 else None
-    )
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < 1e11
-
-
-def _milliseconds(start: float, end: float | None) -> float | None:
-    return None if end is None else round((end - start) * 1000, 3)
-
-
-def _valid_text(data: bytes | None) -> str | None:
-    return None if data is None else _utf8(data, False)
-
-
-def _dumped(value: Any) -> str | None:
-    try:
-        return orjson.dumps(value).decode()
-    except (TypeError, ValueError):
-        return None
+def _finish_reason(answer: Json | None) -> str | None:
+    """Of the first choice; of a response why it is incomplete, or its status."""
+    choices = value_of(answer, "choices")
+    if isinstance(choices, list) and choices:
+        return text_of(value_of(choices[0], "finish_reason"))
+    incomplete = text_of(value_of(answer, "incomplete_details", "reason"))
+    return incomplete or text_of(value_of(answer, "status"))

@@ -13,6 +13,7 @@ from typing import Final
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from store import daily
 from store.database import (
     Connection,
     DatabaseError,
@@ -22,8 +23,9 @@ from store.database import (
     set_aside,
     transaction,
 )  # fmt: skip
+from store.views import VIEWS
 
-VERSION: Final = 1
+VERSION: Final = 2
 APPLICATION_ID: Final = 0x55445359  # "UDSY"
 _MAGIC: Final = b"SQLite format 3\0"
 _USER_VERSION_AT: Final = 60  # in the file's header (sqlite.org/fileformat.html)
@@ -36,47 +38,120 @@ migrations = Migrations("understudy")
 _TABLES: Final = (
     """
     CREATE TABLE exchanges (
-        id                  TEXT PRIMARY KEY,  -- UUIDv7
+        number              INTEGER PRIMARY KEY,
+        id                  TEXT NOT NULL UNIQUE,  -- UUIDv7
         started_at          TEXT NOT NULL,     -- ISO 8601, UTC, milliseconds
         endpoint            TEXT NOT NULL,
         method              TEXT NOT NULL,
+        host                TEXT,              -- the upstream's; NULL for a blind tunnel
         path                TEXT NOT NULL,     -- query values that could be private are hashed
+        deployment          TEXT,              -- Azure's name for a model
         model               TEXT,              -- as asked for
         response_model      TEXT,              -- as answered
         status              INTEGER,           -- NULL: no answer began
         outcome             TEXT NOT NULL,
-        stream              INTEGER NOT NULL,
+        stream              INTEGER NOT NULL,  -- 1: the response was put together from its events
         complete            INTEGER NOT NULL,  -- 1: the whole answer, known to be whole
         truncated           INTEGER NOT NULL,  -- 1: the record, not the answer, was cut
+        privacy             TEXT NOT NULL,     -- full, redacted, metadata, forgotten
         served_by           TEXT,              -- 'upstream' or a candidate; NULL: nobody
         route               TEXT,              -- JSON: last decision to divert or not, and why
         task_id             TEXT,
         request_hash        TEXT,              -- equal for requests that ask the same
+        conversation        TEXT,              -- equal for the turns of a chat
+        tenant              TEXT,
+        feature             TEXT,
+        user                TEXT,
+        session             TEXT,
         latency_ms          REAL,
         ttft_ms             REAL,
-        prompt_tokens       INTEGER,
-        completion_tokens   INTEGER,
+        input_tokens        INTEGER,           -- cached_tokens and cache_write_tokens are of these
+        cached_tokens       INTEGER,
+        cache_write_tokens  INTEGER,
+        output_tokens       INTEGER,           -- reasoning_tokens are of these
+        reasoning_tokens    INTEGER,
+        audio_input_tokens  INTEGER,
+        audio_output_tokens INTEGER,
         usage               TEXT,              -- JSON, as it came
         usage_note          TEXT,              -- why the tokens are NULL
+        estimated_input_tokens  INTEGER,       -- where the answer states no usage
+        estimated_output_tokens INTEGER,
+        estimate_method     TEXT,
+        service_tier        TEXT,              -- of the answer
+        cost_usd            REAL,
+        cost_note           TEXT,              -- why it is NULL
         finish_reason       TEXT,              -- of the first choice
         request_bytes       INTEGER,
         response_bytes      INTEGER,
         key_hash            TEXT,              -- keyed hash over the credentials
         retry_count         INTEGER,           -- x-stainless-retry-count
+        idempotency_key     TEXT,
+        response_id         TEXT,              -- `id` in the answer
+        previous_response_id TEXT,
         upstream_request_id TEXT,              -- x-request-id
         run_id              TEXT NOT NULL,
         seq                 INTEGER,
         error               TEXT
     )""",
+    # A side is its text, or `parts`: a JSON list of texts and numbers of prefixes, to be joined.
     """
     CREATE TABLE bodies (
-        exchange_id   TEXT PRIMARY KEY REFERENCES exchanges (id),
-        request       TEXT,  -- exactly as sent, freed of Content-Encoding
-        response      TEXT,  -- exactly as sent, freed of Content-Encoding
-        assembled     TEXT,  -- JSON: what a streamed response amounts to
-        request_note  TEXT,  -- why it is NULL, or not whole
-        response_note TEXT
+        number         INTEGER PRIMARY KEY REFERENCES exchanges (number),
+        request        TEXT,  -- as sent, freed of Content-Encoding, redacted
+        request_parts  TEXT,
+        response       TEXT,  -- the same; of a stream the JSON that it amounts to
+        response_parts TEXT,
+        events         TEXT,  -- of a stream as it came, if the policy keeps it
+        request_note   TEXT,  -- why it is NULL, or not whole
+        response_note  TEXT
     )""",
+    """
+    CREATE TABLE slices (  -- pieces of bodies, each once
+        id   INTEGER PRIMARY KEY,
+        hash BLOB NOT NULL UNIQUE,  -- with the install's key
+        text TEXT NOT NULL
+    )""",
+    """
+    CREATE TABLE prefixes (  -- a slice behind another prefix; parent 0: the first
+        id     INTEGER PRIMARY KEY,
+        parent INTEGER NOT NULL,
+        slice  INTEGER NOT NULL REFERENCES slices (id),
+        uses   INTEGER NOT NULL DEFAULT 0,  -- bodies that end with it, prefixes behind it
+        UNIQUE (slice, parent)
+    )""",
+    """
+    CREATE TABLE files (  -- large parts of bodies, below <home>/files
+        hash       TEXT PRIMARY KEY,  -- with the install's key; understudy:file/<hash> in a text
+        bytes      INTEGER NOT NULL,
+        media_type TEXT NOT NULL,
+        uses       INTEGER NOT NULL   -- slices and bodies that name it
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE rate_limits (  -- as an answer stated them
+        number             INTEGER PRIMARY KEY REFERENCES exchanges (number),
+        limit_requests     INTEGER,
+        remaining_requests INTEGER,
+        reset_requests_s   REAL,
+        limit_tokens       INTEGER,
+        remaining_tokens   INTEGER,
+        reset_tokens_s     REAL,
+        retry_after_s      REAL
+    )""",
+    """
+    CREATE TABLE feedback (
+        number      INTEGER PRIMARY KEY,
+        at          TEXT NOT NULL,
+        exchange_id TEXT NOT NULL,
+        score       REAL,
+        label       TEXT,
+        correction  TEXT,  -- what the answer should have been
+        source      TEXT
+    )""",
+    """
+    CREATE TABLE progress (  -- how far what works behind the recorder has come
+        name   TEXT PRIMARY KEY,
+        number INTEGER NOT NULL
+    ) WITHOUT ROWID""",
     """
     CREATE TABLE tasks (
         id            TEXT PRIMARY KEY,
@@ -167,39 +242,47 @@ _TABLES: Final = (
 
 _INDEXES: Final = (
     "CREATE INDEX exchanges_by_time ON exchanges (started_at)",
-    "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at, served_by)",
-    "CREATE INDEX exchanges_by_outcome ON exchanges (outcome, served_by)",
+    "CREATE INDEX exchanges_by_task ON exchanges (task_id, started_at)",
+    "CREATE INDEX exchanges_by_conversation ON exchanges (conversation) "
+    "WHERE conversation IS NOT NULL",
+    "CREATE INDEX exchanges_by_tenant ON exchanges (tenant, started_at) WHERE tenant IS NOT NULL",
+    "CREATE INDEX exchanges_by_response ON exchanges (response_id) WHERE response_id IS NOT NULL",
+    "CREATE INDEX exchanges_by_request ON exchanges (upstream_request_id) "
+    "WHERE upstream_request_id IS NOT NULL",
+    "CREATE INDEX exchanges_in_error ON exchanges (started_at) "  # as the view `errors` says it
+    "WHERE outcome != 'ok' OR status >= 400 OR error IS NOT NULL",
+    "CREATE INDEX exchanges_limited ON exchanges (started_at) WHERE status = 429",
+    "CREATE INDEX feedback_by_exchange ON feedback (exchange_id)",
     "CREATE INDEX comparisons_by_task ON comparisons (task_id, candidate, at, verdict, score)",
     "CREATE INDEX observations_by_exchange ON observations (exchange_id)",
     "CREATE INDEX rollout_log_by_task ON rollout_log (task_id, candidate, at)",
     "CREATE INDEX staged_by_exchange ON staged (exchange)",
 )
 
-_VIEWS: Final = (
+_SEARCH: Final = (
     """
-    CREATE VIEW pairs AS  -- both sides as JSON; NULL where they are not
-    SELECT exchange_id AS id,
-           CASE WHEN json_valid(request) THEN request END AS request,
-           CASE WHEN assembled IS NOT NULL THEN assembled
-                WHEN json_valid(response) THEN response END AS response
-    FROM bodies""",
-    # A LEFT JOIN: SQLite leaves it out where no body is asked for, and scans stay cheap.
+    CREATE VIEW search_texts AS  -- what is searched: the end of the request, and the answer
+    SELECT t.number AS number,
+           CASE WHEN json_valid(t.request) THEN coalesce(
+               json_extract(t.request, '$.messages[#-1].content'),
+               json_extract(t.request, '$.input[#-1].content'),
+               json_extract(t.request, '$.input'),
+               json_extract(t.request, '$.prompt')) END AS prompt,
+           CASE WHEN json_valid(t.response) THEN coalesce(
+               json_extract(t.response, '$.choices[0].message.content'),
+               json_extract(t.response, '$.choices[0].text'),
+               json_extract(t.response, '$.output[#-1].content[0].text'),
+               json_extract(t.response, '$.text')) END AS answer
+    FROM texts AS t""",
     """
-    CREATE VIEW teacher_pairs AS  -- what may be learned from: whole answers of the upstream itself
-    SELECT e.rowid AS number, e.id, e.started_at, e.task_id, e.request_hash, e.model,
-           e.response_model, e.finish_reason, e.prompt_tokens, e.completion_tokens,
-           b.request AS request, coalesce(b.assembled, b.response) AS response
-    FROM exchanges AS e LEFT JOIN bodies AS b ON b.exchange_id = e.id
-    WHERE e.endpoint = 'chat.completions' AND e.status BETWEEN 200 AND 299
-      AND e.outcome = 'ok' AND e.complete = 1 AND e.truncated = 0
-      AND e.served_by = 'upstream' AND e.task_id IS NOT NULL
-      AND e.finish_reason IN ('stop', 'tool_calls', 'function_call')""",
+    CREATE VIRTUAL TABLE search USING fts5 (
+        prompt, answer, content = 'search_texts', content_rowid = 'number')""",
 )
 
 
 @migrations()
 def m001_first(database: Database) -> None:
-    for statement in (*_TABLES, *_INDEXES, *_VIEWS):
+    for statement in (*_TABLES, *daily.TABLES, *_INDEXES, *VIEWS, *_SEARCH):
         database.execute(statement)
 
 
@@ -273,8 +356,8 @@ def _check_origin(connection: Connection, database: Path) -> None:
         raise _NotOurs("it is a database of something else")
     if version > VERSION:
         raise NewerSchema(database, str(version))
-    if version < 1:
-        raise _NotOurs(f"schema version {version} never was")
+    if version < VERSION:
+        raise _NotOurs(f"schema version {version} was never released")
     known = {migration.name for migration in migrations.pending(Database(memory=True))}
     applied = {migration.name for migration in migrations.applied(_utils(connection))}
     if unknown := applied - known:

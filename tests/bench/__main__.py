@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import interception, open_streams, recording, sections, workers
+from tests.bench import chaos, interception, open_streams, recording, sections, storing, workers
 from tests.bench.figures import Row, single
 from tests.bench.machine import Missing, Neighbours, biggest_disk, needs_disk
 from tests.bench.sections import Bench
@@ -34,6 +34,9 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "saturation": recording.saturation,
     "pairs": recording.pairs,
     "many-streams": open_streams.many_streams,
+    "store": storing.store,
+    "growth": storing.growth,
+    "chaos": chaos.chaos,
 }
 _LEAST_FREE: Final = 6 << 30  # what a section of rounds may write, and room for `warm_memory`
 
@@ -57,6 +60,8 @@ def _chosen(_context: click.Context, _option: click.Parameter, value: str | None
 @click.option("--pairs-rate", default=2000.0, show_default=True, help="Requests a second.")
 @click.option("--saturation-seconds", default=60.0, show_default=True)
 @click.option("--many-streams", default=2000, show_default=True, help="Streams open at once.")
+@click.option("--growth", default=100_000, show_default=True,
+              type=click.IntRange(min=1000), help="Exchanges in the largest record.")  # fmt: skip
 @click.option("--level-seconds", default=900.0, show_default=True,
               help="Longest wait for the recorder.")  # fmt: skip
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False, exists=True),

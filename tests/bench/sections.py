@@ -45,6 +45,7 @@ class Bench:
     saturation_seconds: float
     many_streams: int
     level_seconds: float
+    growth: float  # exchanges
     progress: Progress
 
 

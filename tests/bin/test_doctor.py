@@ -15,12 +15,14 @@ from bin.doctor_canaries import canaries
 from bin.doctor_causes import Tried, all_limits, judged, old_node
 from bin.doctor_checks import chain
 from bin.doctor_observed import Answer, Finding, Held, Observed, held
-from bin.doctor_runtimes import Found, runtime_of, runtimes_here
+from bin.doctor_runtimes import Found, runtime_of, runtimes_here, untried_here, untried_of
 from bin.doctor_shell import environment
-from bin.doctor_trial import outcome
+from bin.doctor_trial import came, outcome
 from bin.explained import PAGES, page
+from bin.run_report import Counts
 from bin.sidecar_at import Running, Seen
 from policies.home import Home
+from policies.metrics import COUNTERS, Sample
 from policies.policy import build
 from proxy import authority
 
@@ -81,6 +83,16 @@ def test_somebody_else_there() -> None:
     assert (found.ok, found.said) == (
         False, "127.0.0.1:4141: what listens there is not an understudy"
     )  # fmt: skip
+
+
+def test_our_own_that_says_nothing() -> None:
+    silent = Seen("foreign", "takes connections, but answers nothing", silent=True)
+    found = of("sidecar", seen=silent, owned=True)
+    assert found.ok is False and "this home's sidecar (process 1) takes connections" in found.said
+    assert found.cure == (
+        "kill 1, wait until it has gone, and start it: understudy serve --home /home/app/data"
+    )
+    assert "what listens there takes" in of("sidecar", seen=silent).said
 
 
 def test_it_is_killed() -> None:
@@ -361,7 +373,36 @@ def test_which_canaries_a_runtime_has() -> None:
         ("aiohttp", "proxy", False),
         ("urllib", "proxy", True),
     ]
-    assert [one.library for one in canaries(Found("node", ("node",)))] == ["fetch"]
+    node_alone = canaries(Found("node", ("node",)))
+    assert [(one.library, one.mode) for one in node_alone] == [
+        ("fetch", "base-url"),
+        ("fetch", "proxy"),
+    ]
+    with_sdk = canaries(Found("node", ("node",), libraries={"openai": "7.55.0"}))
+    assert [one.library for one in with_sdk] == ["openai", "openai", "fetch"]
+
+
+@pytest.mark.parametrize(
+    ("status", "since", "arrived"),
+    [
+        (502, Counts(heads=2), True),  # the canary's, and our look
+        (502, Counts(heads=1), False),
+        (401, Counts(heads=2), False),
+        (None, Counts(heads=2), False),
+        (None, Counts(calls=1), True),
+        (401, Counts(refused=1), True),
+    ],
+)
+def test_who_came_where_nothing_is_recorded(
+    status: int | None, since: Counts, arrived: bool
+) -> None:
+    assert came(replace(PYTHON, status=status), since) is arrived
+
+
+def test_heads_are_without_those_that_open_tunnels() -> None:
+    values = dict.fromkeys(COUNTERS, 0) | {"requests": 9, "intercepted": 2, "tunnelled": 1}
+    found = Counts.of([Sample(1, True, values | {"tls_refused": 1})])
+    assert found.since(Counts(heads=2)).heads == 3
 
 
 # -- runtimes
@@ -432,6 +473,36 @@ def test_of_several_pythons_the_one_with_the_sdk(tmp_path: Path) -> None:
     say = answering({str(plain): SAID, str(sdk): orjson.dumps(told).decode()})
     path = {"PATH": str(tmp_path / "bin"), "VIRTUAL_ENV": str(tmp_path / "venv")}
     assert [found.command for found in runtimes_here(path, say)] == [(str(sdk),)]
+
+
+JAVA = 'openjdk version "17.0.15" 2025-04-15\nOpenJDK Runtime Environment (build 17.0.15+6)\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (JAVA, (17, 0, 15)),
+        ("Picked up JAVA_TOOL_OPTIONS: -Dhttps.proxyHost=127.0.0.1\n" + JAVA, (17, 0, 15)),
+        ("NOTE: Picked up JDK_JAVA_OPTIONS: -Dx=1.2\n" + JAVA, (17, 0, 15)),
+        ('java version "1.8.0_402"\n', (1, 8, 0)),
+        ('openjdk version "21" 2023-09-19\n', (21,)),
+    ],
+)
+def test_a_version_is_not_what_java_was_told(
+    tmp_path: Path, text: str, version: tuple[int, ...]
+) -> None:
+    java = program(tmp_path / "java")
+    found = runtime_of(["java"], {"PATH": str(tmp_path)}, answering({str(java): text}))
+    assert found is not None and found.version == version
+
+
+def test_runtimes_that_are_only_explained(tmp_path: Path) -> None:
+    for name in ("ruby", "perl", "docker", "cobol"):
+        program(tmp_path / name)
+    assert untried_here({"PATH": str(tmp_path)}) == ["ruby", "perl"]
+    words = ("/usr/bin/php8.2", "bundle", "bunx", "podman", "python3", "cobol")
+    assert [untried_of(word) for word in words] == ["php", "ruby", "bun", "docker", "", ""]
+    assert all(page(kind) for kind in ("ruby", "php", "perl", "bun", "deno", "docker"))
 
 
 # -- what is shown

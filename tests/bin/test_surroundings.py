@@ -16,6 +16,7 @@ from bin.surroundings import (
     Mode,
     Trust,
     Way,
+    WayError,
     bypasses,
     choose,
     variables,
@@ -68,6 +69,26 @@ def test_an_app_that_is_pointed_elsewhere_is_not_sent_to_our_upstream_unasked(
     expected = asked != mode if asked != "auto" else mode == "proxy"
     replaced = asked == "base-url" and base_url is not None
     assert bool(way.why) == (expected or replaced)
+
+
+@pytest.mark.parametrize(
+    ("asked", "base_url", "why", "said"),
+    [
+        ("proxy", "", "there is no forward proxy: /h/ca: expired on 2026-01-01; make a new one: "
+         "understudy ca renew, and trust it anew", "with its own --home and --policy; then start"),
+        ("proxy", "", "this is no forward proxy; use OPENAI_BASE_URL", "says 'forward: false'"),
+        ("auto", "https://gw.example/v1", "there is none: /h/ca: broken", "would not do either"),
+        ("auto", "https://gw.example/v1", "there is none: /h/ca: broken", "/h/ca: broken; then"),
+    ],
+)  # fmt: skip
+def test_a_sidecar_that_is_no_proxy_is_not_taken_for_one(
+    asked: Asked, base_url: str, why: str, said: str
+) -> None:
+    with pytest.raises(WayError) as caught:
+        choose(asked, {"OPENAI_BASE_URL": base_url}, AT, OPENAI, why)
+    assert said in str(caught.value) and "--mode base-url" in str(caught.value)
+    assert choose("base-url", {"OPENAI_BASE_URL": base_url}, AT, OPENAI, why).mode == "base-url"
+    assert choose("auto", {}, AT, OPENAI, why) == Way("base-url")
 
 
 ASKED: tuple[Asked, ...] = ("auto", "base-url")
@@ -304,6 +325,8 @@ def test_a_line_break_is_refused_where_it_can_not_be_written(value: str) -> None
         (Ran(["app"], "base-url"), Counts(0, 4, 0), "the sidecar refused 4 requests"),
         (Ran(["app"], "base-url"), Counts(2, 1, 0), "captured nothing of 2 requests"),
         (Ran(["app"], "base-url", sidecar_ended=True), Counts(2, 0, 2), "ended before the command"),
+        (Ran(["app"], "base-url", sidecar_ended=True), None, "captured is not known: see"),
+        (Ran(["app"], "base-url"), None, "how much was captured is not known"),
         (Ran(["/usr/bin/python3.11", "-c"], "proxy"), Counts(), "trust_env=True"),
         (Ran(["npx", "x"], "proxy"), Counts(), "22.21"),
         (Ran(["npx", "x"], "base-url"), Counts(), "baseURL in its code"),
@@ -314,5 +337,7 @@ def test_a_line_break_is_refused_where_it_can_not_be_written(value: str) -> None
         (Ran(["python"], "proxy", bypassed=True), Counts(), "NO_PROXY leads its calls past"),
     ],
 )
-def test_the_last_line_says_how_much_or_why_nothing(ran: Ran, counts: Counts, said: str) -> None:
+def test_the_last_line_says_how_much_or_why_nothing(
+    ran: Ran, counts: Counts | None, said: str
+) -> None:
     assert said in conclusion(ran, counts)

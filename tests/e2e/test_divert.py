@@ -126,6 +126,13 @@ def test_a_retry_of_the_sdk_goes_upstream(stage: Stage) -> None:
     assert stage.ask(extra_headers=headers) == "upstream"
 
 
+def test_what_must_not_be_recorded_is_diverted_all_the_same(stage: Stage) -> None:
+    before = stage.sidecar.health()["capture"]["not_recorded"]
+    headers = {"x-understudy-no-store": "1"}
+    wait_for("it serves", lambda: stage.ask(extra_headers=headers) == "triage")
+    assert stage.sidecar.health()["capture"]["not_recorded"] > before
+
+
 def test_kill_and_resume_work_within_a_second_with_the_director_stopped(stage: Stage) -> None:
     home = ["--home", str(stage.sidecar.home)]
     stage.sidecar.signal("director", signal.SIGSTOP)

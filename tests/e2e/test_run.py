@@ -473,5 +473,5 @@ def test_proxy_mode_without_an_authority_says_so(
     words = ("--policy", str(policy), "--mode", "proxy", "--", "touch", str(ran))
     with Run(home, *words) as run:
         assert run.end() == 2
-    assert "root.pem: is not there, so HTTPS_PROXY can't work" in run.complaint
+    assert "'forward: false', so HTTPS_PROXY can't work" in run.complaint
     assert not ran.exists() and sidecar_of(home) is None

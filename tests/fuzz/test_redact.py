@@ -19,9 +19,9 @@ LISTED = frozenset(
     b"""accept accept-encoding accept-language age allow cache-control connection content-encoding
     content-length content-type date expect host idempotency-key location openai-beta
     openai-processing-ms openai-version prefer retry-after retry-after-ms server traceparent
-    transfer-encoding user-agent vary via x-request-id x-session-id x-should-retry
-    x-understudy-error x-understudy-served-by""".split()
+    transfer-encoding user-agent vary via x-request-id x-session-id x-should-retry""".split()
 )
+LISTED_PREFIXES = (b"x-stainless-", b"x-ratelimit-", b"x-understudy-")
 LISTED_QUERY = frozenset(
     b"api-version after before limit order include beta stream model purpose".split()
 )
@@ -30,7 +30,8 @@ NAMES = st.one_of(
     TOKEN,
     st.sampled_from(sorted(LISTED)),
     st.sampled_from((b"Authorization", b"api-key", b"Cookie", b"X-Stainless-A", b"x-ratelimit-b",
-                     b"Proxy-Authorization", b"Sec-WebSocket-Protocol", b"Location2", b"hos")),
+                     b"Proxy-Authorization", b"Sec-WebSocket-Protocol", b"Location2", b"hos",
+                     b"X-Understudy-Task", b"x-understudy")),
 )  # fmt: skip
 AROUND = st.one_of(
     st.just(b""), st.binary(max_size=6).map(lambda raw: bytes(33 + b % 90 for b in raw))
@@ -43,7 +44,7 @@ HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
 
 def is_listed(name: bytes) -> bool:
     lower = name.lower()
-    return lower in LISTED or lower.startswith((b"x-stainless-", b"x-ratelimit-"))
+    return lower in LISTED or lower.startswith(LISTED_PREFIXES)
 
 
 def check(said: bytes, headers: list[tuple[bytes, bytes]], whole: bytes) -> None:

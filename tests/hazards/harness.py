@@ -154,10 +154,12 @@ class Sidecar:
 
     def rows(self, tag: str) -> list[dict[str, Any]]:
         """Of all calls whose target ends in `before=` and the tag (`%` stands for anything), in
-        the order of their `seq`."""
+        the order of their `seq`; with both sides whole."""
         return self.query(
-            "SELECT * FROM exchanges LEFT JOIN bodies ON exchange_id = id "
-            "WHERE path LIKE '%before=' || ? ORDER BY seq",
+            "SELECT e.*, t.request, t.response, b.events, b.request_note, b.response_note "
+            "FROM exchanges AS e LEFT JOIN bodies AS b ON b.number = e.number "
+            "LEFT JOIN texts AS t ON t.number = e.number "
+            "WHERE e.path LIKE '%before=' || ? ORDER BY e.seq",
             tag,
         )
 

@@ -270,7 +270,7 @@ def test_a_tunnel_is_known_by_its_size_alone(far: Far) -> None:
     row = wait_for(rows, 5)[0]
     assert row["path"] == blind(far).decode()
     assert (row["outcome"], row["response_bytes"]) == ("ok", len(CANARY) + len(b"<end>"))
-    assert not far.sidecar.query("SELECT * FROM bodies WHERE exchange_id = ?", row["id"])
+    assert not far.sidecar.query("SELECT * FROM bodies WHERE number = ?", row["number"])
 
 
 def test_a_tunnel_to_nobody_is_refused(far: Far) -> None:

@@ -311,26 +311,80 @@ def talk(sidecar: Sidecar, upstream: Upstream, tag: str, said: bytes, answered: 
         client.close()
 
 
-def test_the_record_holds_each_directions_bytes(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_what_nobody_can_read_is_counted_and_not_kept(sidecar: Sidecar, upstream: Upstream) -> None:
     talk(sidecar, upstream, "raw", b"hello there", b"who is it?")
     row = sidecar.row("raw")
-    assert (row["request"], row["response"]) == ("hello there", "who is it?")
+    assert (row["request"], row["response"], row["events"]) == (None, None, None)
     assert (row["status"], row["outcome"], row["truncated"]) == (101, "ok", 0)
+    assert (row["request_bytes"], row["response_bytes"]) == (11, 10)
+    assert row["usage_note"] == "another protocol than HTTP"
 
 
-def test_the_record_of_a_long_talk_is_cut_and_stays_cut(
+ASKED = b'{"type": "response.create", "model": "gpt-5", "input": "%b"}'
+FINAL = b'{"id":"%b","object":"response","status":"completed","model":"gpt-5","output":[]}'
+
+
+def turns(*answers: tuple[bytes, bytes]) -> Callable[[Call], None]:
+    """Assents; then for each request that comes whole, the answer with that id."""
+
+    def answer(call: Call) -> None:
+        agreed(call)
+        for asked, name in answers:
+            call.take(len(asked))
+            for kind in (b"created", b"completed"):
+                message = b'{"type":"response.%b","response":%b}' % (kind, FINAL % name)
+                call.send(frame(1, message))
+        call.rest()
+
+    return answer
+
+
+def test_the_record_holds_both_directions_of_each_turn(
     sidecar: Sidecar, upstream: Upstream
 ) -> None:
-    """One direction at its limit leaves the other whole; what comes behind a cut is not kept."""
+    asked = [text(ASKED % said) for said in (b"hello there", b"and again")]
+    with upstream.playing(turns((asked[0], b"resp_1"), (asked[1], b"resp_2"))):
+        client = opened(sidecar, "/v1/responses?before=turns")
+        for one, name in zip(asked, (b"resp_1", b"resp_2"), strict=True):
+            client.send(one)
+            client.until(b'"response.completed","response":' + FINAL % name + b"}")
+        client.close()
+    rows = wait_for(lambda: len(found := sidecar.rows("turns")) == 3 and found, 5)
+    *kept, whole = sorted(rows, key=lambda row: (row["seq"] is not None, row["started_at"]))
+    assert (whole["endpoint"], whole["status"], whole["request"]) == (
+        "responses.websocket", 101, None,
+    )  # fmt: skip
+    assert [(row["endpoint"], row["seq"], row["outcome"], row["complete"]) for row in kept] == [
+        ("responses", None, "ok", 1)
+    ] * 2
+    assert {row["request"]: row["response"] for row in kept} == {
+        (ASKED % b"hello there").decode(): (FINAL % b"resp_1").decode(),
+        (ASKED % b"and again").decode(): (FINAL % b"resp_2").decode(),
+    }
+
+
+def test_a_long_talk_is_recorded_to_its_end(sidecar: Sidecar, upstream: Upstream) -> None:
+    """What bounds a body bounds no turns."""
     limit = 8 << 20
-    said = b"x" * (limit + 1) + b"the end"
-    talk(sidecar, upstream, "long", said, b"heard")
-    row = sidecar.row("long")
-    assert (row["truncated"], row["request_note"], row["response"]) == (1, "cut: limit", "heard")
-    assert (row["request_bytes"], row["response_bytes"]) == (len(said), 5)
-    kept = row["request"] or ""
-    assert len(kept) <= limit
-    assert set(kept) <= {"x"}
+    first, last = text(ASKED % b"first"), text(ASKED % b"the end")
+    large = text(b"x" * (limit + 1))
+    with upstream.playing(turns((first, b"resp_1"), (large + last, b"resp_2"))):
+        client = opened(sidecar, "/v1/responses?before=long")
+        client.send(first)
+        client.until(b'"response.completed","response":' + FINAL % b"resp_1" + b"}")
+        client.send(large + last)
+        client.until(b'"response.completed","response":' + FINAL % b"resp_2" + b"}")
+        client.close()
+    rows = wait_for(lambda: len(found := sidecar.rows("long")) == 3 and found, 5)
+    socket_row = next(row for row in rows if row["seq"] is not None)
+    assert (socket_row["truncated"], socket_row["outcome"]) == (0, "ok")
+    assert socket_row["request_bytes"] == len(first + large + last)
+    told = {row["response_id"]: (row["request"], row["response"], row["error"]) for row in rows}
+    assert told == {
+        None: (None, None, None),
+        "resp_1": ((ASKED % b"first").decode(), (FINAL % b"resp_1").decode(), None),
+        "resp_2": ((ASKED % b"the end").decode(), (FINAL % b"resp_2").decode(), None),
+    }
 
 
 def test_many_that_come_and_go_leave_nothing(sidecar: Sidecar, upstream: Upstream) -> None:

@@ -13,13 +13,15 @@ from uuid import UUID
 import orjson
 import pytest
 
+from policies.fingerprint import request_hash, task_id
 from policies.policy import Capture
 from policies.spool import SEGMENT_SUFFIX, Event, Kind, unpack
-from proxy.capture import Spool, Tape
+from proxy.capture import Spool
 from proxy.heads import RequestHeads, response_of
 from proxy.ids import Ids
 from proxy.redact import Redactor
 from proxy.routes import Route
+from proxy.tapes import Tape
 
 HEAD = RequestHeads(Route.to("http://h")).read(
     b"POST", b"/v1/x?key=s", "1.1", (b"Host", b"X-A"), [b"app", b"s"]
@@ -203,3 +205,112 @@ def test_the_last_of_the_disk_is_left_to_others(tmp_path: Path, times: float, ke
     if kept:
         said = [orjson.loads(e.payload)["cut"] for e in events if e.kind == Kind.CLOSED]
         assert said == [{}, {"request": "low_disk", "response": "low_disk"}]
+
+
+# -- exchanges whose bodies may not be kept
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "a secret"}]}
+CHAT = orjson.dumps(ASKED)
+HASHES = {"task_id": task_id("chat.completions", ASKED), "request_hash": request_hash(ASKED)}
+
+
+def bare(
+    spool: Spool, body: bytes, length: int | None = None, sketched: bool = True, step: int = 1 << 16
+) -> None:
+    _, tape = spool.open_bare(ABOUT, sketched, len(body) if length is None else length)
+    for start in range(0, len(body), step):
+        tape.request_body(body[start : start + step])
+    tape.response_head(REPLY)
+    tape.keep_bodies()
+    tape.response_body(b"another secret")
+    tape.closed("ok", "why")
+
+
+def hashes(events: list[Event]) -> dict[str, str]:
+    assert kinds(events) == [Kind.OPENED, Kind.RESPONSE_HEAD, Kind.CLOSED]
+    said = closed(events)
+    assert (said["outcome"], said["error"], said["cut"]) == ("ok", "why", {})
+    assert said["response_bytes"] == len(b"another secret")
+    return {name: said[name] for name in said if name in HASHES}
+
+
+@pytest.mark.parametrize("length", [None, -1])
+@pytest.mark.parametrize("step", [1 << 16, 7])
+def test_of_a_bare_exchange_the_task_is_told_and_no_more(
+    tmp_path: Path, length: int | None, step: int
+) -> None:
+    """Whether the length was said (None) or the body came in chunks."""
+    events = spooled(tmp_path, lambda spool: bare(spool, CHAT, length, step=step))
+    assert hashes(events) == HASHES
+    assert closed(events)["request_bytes"] == len(CHAT)
+    for segment in (tmp_path / "spool").rglob(f"*{SEGMENT_SUFFIX}"):
+        assert b"secret" not in segment.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"null", CHAT[:-1], CHAT + b"x", b'{"messages":' * 20_000, b"\xff",
+     CHAT[:-1] + b" " * (256 << 10) + b"}"],
+    ids=["none", "list", "null", "cut", "junk", "deep", "bytes", "large"],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [None, -1])
+def test_of_what_is_no_whole_chat_nothing_is_told(
+    tmp_path: Path, body: bytes, length: int | None
+) -> None:
+    assert hashes(spooled(tmp_path, lambda spool: bare(spool, body, length))) == {}
+
+
+def test_of_what_is_no_chat_at_all_nothing_is_told(tmp_path: Path) -> None:
+    assert hashes(spooled(tmp_path, lambda spool: bare(spool, CHAT, sketched=False))) == {}
+
+
+def test_bare_exchanges_that_wait_hold_a_bounded_memory(tmp_path: Path) -> None:
+    """What comes above the bound is not told; what ended or was given up makes room again."""
+    large = CHAT[:-1] + b" " * (250 << 10) + b"}"
+
+    def play(spool: Spool) -> None:
+        tapes = [spool.open_bare(ABOUT, True, -1)[1] for _ in range(200)]
+        for tape in tapes:
+            tape.request_body(large)
+        assert spool._sketched <= 32 << 20
+        for tape in tapes:
+            tape.request_body(b" " * (10 << 10))  # over what one may have
+        assert spool._sketched == 0
+        for tape in tapes:
+            tape.closed("ok")
+        bare(spool, CHAT, -1)
+        assert spool._sketched == 0 or spool._sketched == len(CHAT)
+
+    events = spooled(tmp_path, play)
+    said = [orjson.loads(e.payload) for e in events if e.kind == Kind.CLOSED]
+    assert [("task_id" in each) for each in said] == [False] * 200 + [True]
+
+
+def test_bare_and_whole_exchanges_keep_their_order(tmp_path: Path) -> None:
+    def play(spool: Spool) -> None:
+        for _ in range(50):
+            bare(spool, CHAT)
+            whole(spool.open(ABOUT, True)[1])
+
+    events = spooled(tmp_path, play)
+    assert len(events) == 50 * (3 + 5)
+    for kind in (Kind.OPENED, Kind.CLOSED):
+        assert kinds(events).count(kind) == 100
+    seen: dict[bytes, list[Kind]] = {}
+    for event in events:
+        seen.setdefault(event.exchange, []).append(event.kind)
+    assert all((found[0], found[-1]) == (Kind.OPENED, Kind.CLOSED) for found in seen.values())
+
+
+def test_bare_endings_that_can_not_be_written_are_counted(tmp_path: Path) -> None:
+    async def play(spool: Spool) -> None:
+        folder = tmp_path / "spool" / "run"
+        folder.parent.mkdir()
+        folder.write_text("in the way")
+        bare(spool, CHAT)
+        await asyncio.sleep(0.1)
+        assert (spool.counters.records_dropped, spool.counters.write_errors) == (3, 1)
+        folder.unlink()
+        bare(spool, CHAT)
+
+    assert hashes(spooled(tmp_path, play)) == HASHES

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from policies.fingerprint import request_hash, task_id
-from policies.words import Comparison, Observation, Pair, RolloutRecord, Write
+from policies.words import Comparison, Feedback, Observation, Pair, RolloutRecord, Write
 from tests.shadow.processes import labels
 
 
@@ -17,6 +17,7 @@ class FakeRecord:
         self.observations: dict[tuple[str, str], Observation] = {}
         self.compared: dict[tuple[str, str], Comparison] = {}
         self.log: list[RolloutRecord] = []
+        self.said: list[Feedback] = []
         self.away = False
         self._lock = threading.Lock()
 
@@ -57,6 +58,8 @@ class FakeRecord:
             self.observations[write.exchange_id, write.candidate] = write
         elif isinstance(write, Comparison):
             self.compared[write.exchange_id, write.candidate] = write
+        elif isinstance(write, Feedback):
+            self.said.append(write)
         else:
             self.log.append(write)
 

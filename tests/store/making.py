@@ -18,11 +18,14 @@ from typing import Any
 import orjson
 
 from policies.home import Home
+from policies.policy import build
 from policies.settings import Settings, dump
 from policies.spool import ALIVE_FILE, Kind, pack
 from store import recorder
 from store.database import is_ready, reading
+from store.recording import Recording
 
+KEY = bytes(range(32))  # of the installation
 PROGRAM = (
     "import asyncio, sys; from policies.settings import load; from store import recorder; "
     "asyncio.run(recorder.run(load(sys.stdin.buffer.readline())))"
@@ -36,7 +39,7 @@ def home(root: Path) -> Home:
 
 
 def settings(at: Home) -> Settings:
-    return Settings("recorder", str(at.root), str(at.run), "run-1", {})
+    return Settings("recorder", str(at.root), str(at.run), "run-1", {}, install_key=KEY.hex())
 
 
 def chat_request(text: str = "hello", **more: Any) -> dict[str, Any]:
@@ -88,6 +91,8 @@ class Exchange:
     key: str | None = "k1"
     at: float = field(default_factory=time.time)
     pieces: int = 1
+    more_opened: dict[str, Any] = field(default_factory=dict)
+    more_closed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> bytes:
@@ -110,6 +115,7 @@ class Exchange:
             "target": self.target,
             "headers": self.request_headers,
             "key": self.key,
+            **self.more_opened,
         }
         body = self.record(Kind.REQUEST_BODY, self.request, 0.001) if self.request else b""
         return self.record(Kind.OPENED, said) + body
@@ -132,6 +138,7 @@ class Exchange:
             "request_bytes": len(self.request),
             "response_bytes": len(self.response),
             "cut": self.cut,
+            **self.more_closed,
         }
         return self.record(Kind.CLOSED, said, 0.5)
 
@@ -176,11 +183,15 @@ class Run:
             self._alive = -1
 
 
-def record_all(at: Home) -> None:
+def making(**policy: Any) -> Recording:
+    return Recording.of(build(policy), KEY)
+
+
+def record_all(at: Home, **policy: Any) -> None:
     """Let a recorder read all there is and stop, in this process."""
 
     async def once() -> None:
-        await recorder.Recorder(at, _stopped()).run()
+        await recorder.Recorder(at, making(**policy), _stopped()).run()
 
     asyncio.run(once())
 
@@ -211,6 +222,25 @@ def recording(at: Home, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def recorded(root: Path, *exchanges: Exchange, **policy: Any) -> dict[str, Any]:
+    """The row of the last of `exchanges`; with its `bodies`, if there are any: the row, both sides
+    whole as `text_asked` and `text_answered`, and as the pair has them `asked` and `answered`."""
+    at = home(root)
+    run = Run(at)
+    for one in exchanges:
+        run.write(one.records())
+    run.die()
+    record_all(at, **policy)
+    found = row(at, "SELECT * FROM exchanges WHERE id = ?", exchanges[-1].uuid)
+    number = found["number"]
+    for body in rows(at, "SELECT * FROM bodies WHERE number = ?", number):
+        text = row(at, "SELECT request AS a, response AS b FROM texts WHERE number = ?", number)
+        pair = row(at, "SELECT request AS a, response AS b FROM pairs WHERE number = ?", number)
+        found |= {"bodies": body, "asked": pair["a"], "answered": pair["b"]}
+        found |= {"text_asked": text["a"], "text_answered": text["b"]}
+    return found
 
 
 def rows(at: Home, sql: str, *values: object) -> list[dict[str, Any]]:

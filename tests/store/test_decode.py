@@ -48,6 +48,10 @@ def test_other_shapes() -> None:
     assert decode(gzip.compress(TEXT) * 2, "gzip") == Decoded(TEXT * 2)
     assert decode(zstandard.compress(TEXT) * 2, "zstd") == Decoded(TEXT * 2)
     assert decode(brotli.compress(gzip.compress(TEXT)), "gzip, br") == Decoded(TEXT)
+    stacked = zlib.compress(zstandard.compress(brotli.compress(gzip.compress(TEXT))))
+    assert decode(stacked, "gzip, br,zstd , Deflate") == Decoded(TEXT)
+    assert decode(stacked, "gzip, br, zstd, identity, deflate") == Decoded(TEXT)
+    assert decode(stacked, ",".join(["identity"] * 9)).error == "decode_error: 9 codings"
     assert decode(TEXT, "identity") == Decoded(TEXT)
     assert decode(b"", "gzip") == Decoded(b"")
     assert decode(TEXT, "sdch").error == "unknown_encoding: sdch"

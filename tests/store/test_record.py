@@ -215,7 +215,7 @@ def test_newest_first_and_only_what_can_be_compared(tmp_path: Path) -> None:
     found = record(at).unobserved("small", 10)
     assert [pair.control for pair in found] == ["ten", "one"]
     first = found[0]
-    exchange = row(at, "SELECT rowid AS number, * FROM exchanges WHERE seq = 10")
+    exchange = row(at, "SELECT * FROM exchanges WHERE seq = 10")
     assert (first.exchange_id, first.rowid) == (exchange["id"], exchange["number"])
     assert (first.task_id, first.request_hash) == (exchange["task_id"], exchange["request_hash"])
     assert first.request == chat_request("ten")
@@ -274,18 +274,19 @@ def fill(at: Home, many: int) -> list[str]:
     spooled(at, said(1, "one"))
     connection = schema.prepare(at.database)
     names = [f"{number:08x}" for number in range(many)]
-    columns = [one[1] for one in connection.execute("PRAGMA table_info(exchanges)")][1:]
+    columns = [one[1] for one in connection.execute("PRAGMA table_info(exchanges)")]
+    rest = ", ".join(name for name in columns if name not in ("number", "id"))
+    sides = "request, request_parts, response, response_parts"
     with transaction(connection):
-        for table, key, rest in (
-            ("exchanges", "id", ", ".join(columns)),
-            ("bodies", "exchange_id", "request, response, assembled, request_note, response_note"),
-        ):
-            connection.executemany(
-                f"INSERT INTO {table} ({key}, {rest}) SELECT ?, {rest} FROM {table} "
-                f"WHERE {key} = '{said(1, '').uuid}'",
-                [(name,) for name in names],
-            )
-        connection.execute("DELETE FROM exchanges WHERE seq = 1 AND id LIKE '%-%'")
+        connection.executemany(
+            f"INSERT INTO exchanges (id, {rest}) SELECT ?, {rest} FROM exchanges WHERE number = 1",
+            [(name,) for name in names],
+        )
+        connection.executemany(
+            f"INSERT INTO bodies (number, {sides}) SELECT ?, {sides} FROM bodies WHERE number = 1",
+            [(number,) for number in range(2, many + 2)],
+        )
+        connection.execute("DELETE FROM exchanges WHERE number = 1")
     connection.close()
     return names
 

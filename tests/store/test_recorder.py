@@ -29,6 +29,7 @@ from tests.store.making import (
     chat_request,
     exchange_id,
     home,
+    making,
     record_all,
     recording,
     row,
@@ -133,7 +134,7 @@ def read_up_to(at: Home) -> list[dict[str, Any]]:
 
 def check_each_once(at: Home, number: int, left_open: set[str]) -> None:
     sql = """SELECT id, seq, outcome, complete, request, response
-             FROM exchanges JOIN bodies ON exchange_id = id"""
+             FROM exchanges JOIN texts USING (number)"""
     found = rows(at, sql)
     assert sorted(one["seq"] for one in found) == list(range(1, number + 1))
     for one in found:
@@ -175,7 +176,7 @@ def test_large_open_bodies_leave_the_memory(tmp_path: Path) -> None:
     at = home(tmp_path)
     run = Run(at)
     connection = schema.prepare(at_root(at))
-    reader = ingest.Ingest(connection, most_cached=2000)
+    reader = ingest.Ingest(connection, making(), at.files, most_cached=2000)
     exchanges = [numbered(number, "x" * 1000 * number) for number in range(1, 6)]
     for records in ([one.opening() for one in exchanges], [one.rest() for one in exchanges]):
         for record in records:
@@ -183,7 +184,7 @@ def test_large_open_bodies_leave_the_memory(tmp_path: Path) -> None:
             reader.apply(run.name, 0.0, read(run.folder, reader.position(run.name)))
             assert reader._cached <= 2000
     connection.close()
-    found = rows(at, "SELECT request, response FROM bodies JOIN exchanges ON id = exchange_id")
+    found = rows(at, "SELECT request, response FROM texts ORDER BY number")
     assert [(one["request"], one["response"]) for one in found] == [
         (one.request.decode(), one.response.decode()) for one in exchanges
     ]
@@ -213,15 +214,26 @@ def test_records_that_can_not_be_read_stop_nothing(tmp_path: Path) -> None:
 def test_a_value_that_sqlite_has_no_place_for_costs_its_own_row(tmp_path: Path) -> None:
     """Rows are made so that this can't happen: hence by hand."""
     at = home(tmp_path)
-    made = [build("r", numbered(n).id, events_of(numbered(n))) for n in (1, 2, 3)]
-    made[1].exchange["status"] = 2**70
+    made = [build("r", numbered(n).id, events_of(numbered(n)), making()) for n in (1, 2, 3)]
+    assert [len(found) for found in made] == [1, 1, 1]
+    made[1][0].exchange["status"] = 2**70
     connection = schema.prepare(at_root(at))
-    batch = ingest._Batch("r", rows=made)
+    batch = ingest._Batch("r", rows=[found[0] for found in made])
+    reader = ingest.Ingest(connection, making(), at.files)
     with transaction(connection):
-        assert ingest.Ingest(connection)._insert_rows(batch) == 2
+        assert reader._insert_rows(batch) == 2
+        reader.slices.settle()
     connection.close()
     assert [kind for kind, _ in batch.incidents] == ["unreadable_exchange"]
     assert [one["seq"] for one in rows(at, "SELECT seq FROM exchanges ORDER BY seq")] == [1, 3]
+    kept = [one["request"] for one in rows(at, "SELECT request FROM texts ORDER BY number")]
+    assert kept == [numbered(n).request.decode() for n in (1, 3)]
+    # What the third shares with the first is counted, and nothing is left of the second.
+    slices = [one["text"] for one in rows(at, "SELECT text FROM slices ORDER BY id")]
+    assert [("token-1." in text, "token-3." in text) for text in slices] == [
+        (False, False), (True, False), (False, True),
+    ]  # fmt: skip
+    assert [one["uses"] for one in rows(at, "SELECT uses FROM prefixes ORDER BY id")] == [2, 1, 1]
 
 
 def events_of(one: Exchange) -> list[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import zstandard
 from policies.fingerprint import request_hash, task_id
 from policies.spool import Kind
 from tests.store.making import (
+    KEY,
     SSE_HEADERS,
     Exchange,
     Run,
@@ -23,28 +25,12 @@ from tests.store.making import (
     delta,
     home,
     record_all,
+    recorded,
     row,
     rows,
     stream_of,
     zipped,
 )
-
-
-def recorded(tmp_path: Path, *exchanges: Exchange) -> dict[str, Any]:
-    """The row of the last of `exchanges`, with its bodies and its pair."""
-    at = home(tmp_path)
-    run = Run(at)
-    for one in exchanges:
-        run.write(one.records())
-    run.die()
-    record_all(at)
-    found = row(at, "SELECT * FROM exchanges WHERE id = ?", exchanges[-1].uuid)
-    for body in rows(at, "SELECT * FROM bodies WHERE exchange_id = ?", exchanges[-1].uuid):
-        pair = row(
-            at, "SELECT request AS a, response AS b FROM pairs WHERE id = ?", body["exchange_id"]
-        )
-        found |= {"bodies": body, "asked": pair["a"], "answered": pair["b"]}
-    return found
 
 
 def test_a_plain_pair(tmp_path: Path) -> None:
@@ -54,11 +40,14 @@ def test_a_plain_pair(tmp_path: Path) -> None:
     bodies = found.pop("bodies")
     body = chat_request()
     assert found == {
+        "number": 1,
         "id": one.uuid,
         "started_at": "2023-11-14T22:13:20.123Z",
         "endpoint": "chat.completions",
         "method": "POST",
+        "host": "api.openai.com",
         "path": "/v1/chat/completions",
+        "deployment": None,
         "model": "gpt-4o",
         "response_model": "gpt-4o-2024-08-06",
         "status": 200,
@@ -66,33 +55,88 @@ def test_a_plain_pair(tmp_path: Path) -> None:
         "stream": 0,
         "complete": 1,
         "truncated": 0,
+        "privacy": "full",
         "served_by": "upstream",
         "route": None,
         "task_id": task_id("chat.completions", body),
         "request_hash": request_hash(body),
+        "conversation": conversation(*body["messages"]),
+        "tenant": "k1",
+        "feature": None,
+        "user": None,
+        "session": None,
         "latency_ms": 500.0,
         "ttft_ms": 250.0,
-        "prompt_tokens": 9,
-        "completion_tokens": 3,
+        "input_tokens": 9,
+        "cached_tokens": None,
+        "cache_write_tokens": None,
+        "output_tokens": 3,
+        "reasoning_tokens": None,
+        "audio_input_tokens": None,
+        "audio_output_tokens": None,
         "usage": orjson.dumps(chat_answer()["usage"]).decode(),
         "usage_note": None,
+        "estimated_input_tokens": None,
+        "estimated_output_tokens": None,
+        "estimate_method": None,
+        "service_tier": None,
+        "cost_usd": 0.0000525,  # 9 at $2.50, 3 at $10 for a million
+        "cost_note": None,
         "finish_reason": "stop",
         "request_bytes": len(one.request),
         "response_bytes": len(one.response),
         "key_hash": "k1",
         "retry_count": 2,
+        "idempotency_key": None,
+        "response_id": "chatcmpl-1",
+        "previous_response_id": None,
         "upstream_request_id": "req_1",
         "run_id": "run-a",
         "seq": 7,
         "error": None,
         "asked": one.request.decode(),
         "answered": one.response.decode(),
+        "text_asked": one.request.decode(),
+        "text_answered": one.response.decode(),
     }
-    assert (bodies["request"], bodies["response"]) == (one.request.decode(), one.response.decode())
+    assert (bodies["request"], bodies["response"]) == (None, one.response.decode())
+    before, chain, after = orjson.loads(bodies["request_parts"])
+    assert (before, after) == ('{"model":"gpt-4o","messages":[', "]}")
+    assert type(chain) is int
+    rest = ("response_parts", "events", "request_note", "response_note")
+    assert [bodies[name] for name in rest] == [None] * 4
     task = row(home(tmp_path), "SELECT * FROM tasks")
     assert (task["id"], task["model"], task["system_prompt"]) == (
         found["task_id"], "gpt-4o", "Be kind.",
     )  # fmt: skip
+
+
+def conversation(*messages: dict[str, Any]) -> str:
+    """Its name by hand: of the digests of what comes up to the user's first message, each with the
+    comma before it."""
+
+    def digest(data: bytes) -> bytes:
+        return blake2b(data, key=KEY, digest_size=16).digest()
+
+    pieces = [b"," * (at > 0) + orjson.dumps(message) for at, message in enumerate(messages)]
+    return digest(b"".join(digest(piece) for piece in pieces)).hex()[:16]
+
+
+def test_the_turns_of_a_chat_have_one_name(tmp_path: Path) -> None:
+    said = chat_request("a")["messages"]
+    longer = [*said, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    asked = [said, longer, [*longer, *longer[2:]], chat_request("x")["messages"], said[:1]]
+    requests = [orjson.dumps(chat_request() | {"messages": messages}) for messages in asked]
+    recorded(tmp_path, *(Exchange(number=n + 1, request=one) for n, one in enumerate(requests)))
+    at = home(tmp_path)
+    names = [one["conversation"] for one in rows(at, "SELECT conversation FROM exchanges")]
+    assert names == [conversation(*said)] * 3 + [conversation(*asked[3]), None]
+    view = rows(at, "SELECT conversation, calls, input_tokens FROM conversations ORDER BY calls")
+    assert [(one["conversation"], one["calls"], one["input_tokens"]) for one in view] == [
+        (names[3], 1, 9), (names[0], 3, 27),
+    ]  # fmt: skip
+    pairs = [one["request"] for one in rows(at, "SELECT request FROM pairs ORDER BY number")]
+    assert pairs == [request.decode() for request in requests]
 
 
 def streamed(*chunks: object, done: bool = True, **more: Any) -> Exchange:
@@ -101,15 +145,29 @@ def streamed(*chunks: object, done: bool = True, **more: Any) -> Exchange:
     return Exchange(request=request, response=body, response_headers=SSE_HEADERS, **more)
 
 
-def test_a_stream_is_kept_as_sent_and_reassembled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_stream_is_kept_as_what_it_amounts_to(tmp_path: Path, keeps: bool) -> None:
+    """And by policy as it was sent, too."""
     usage = {"id": "c1", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
     one = streamed(delta(content="Hé"), delta(content="llo", finish="stop"), usage, pieces=40)
-    found = recorded(tmp_path, one)
+    found = recorded(tmp_path, one, record={"stream_events": keeps})
     assert (found["stream"], found["complete"], found["finish_reason"]) == (1, 1, "stop")
-    assert (found["prompt_tokens"], found["completion_tokens"]) == (1, 2)
-    assert found["bodies"]["response"] == one.response.decode()
-    answer = orjson.loads(found["answered"])
-    assert answer["choices"][0]["message"]["content"] == "Héllo"
+    assert (found["input_tokens"], found["output_tokens"]) == (1, 2)
+    assert found["bodies"]["events"] == (one.response.decode() if keeps else None)
+    assert orjson.loads(found["answered"]) == {
+        "id": "c1",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Héllo"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+    }
+    assert found["bodies"]["response"] == found["answered"]
     assert rows(home(tmp_path), "SELECT count(*) AS n FROM teacher_pairs") == [{"n": 1}]
 
 
@@ -117,11 +175,11 @@ def test_a_stream_that_broke(tmp_path: Path) -> None:
     one = streamed(delta(content="a"), delta(content="ż"), done=False, outcome="upstream_reset")
     one.response = one.response[: one.response.index("ż".encode()) + 1]
     one.error = "reset"
-    found = recorded(tmp_path, one)
+    found = recorded(tmp_path, one, record={"stream_events": True})
     assert (found["complete"], found["outcome"], found["error"]) == (0, "upstream_reset", "reset")
     assert orjson.loads(found["answered"])["choices"][0]["message"]["content"] == "a"
-    assert found["bodies"]["response"].startswith("data: ")
-    assert (found["prompt_tokens"], found["usage_note"]) == (None, "the answer states no usage")
+    assert found["bodies"]["events"] == one.response[:-1].decode()
+    assert (found["input_tokens"], found["usage_note"]) == (None, "the answer states no usage")
     assert rows(home(tmp_path), "SELECT * FROM teacher_pairs") == []
 
 
@@ -157,7 +215,6 @@ def test_both_sides_are_decoded(tmp_path: Path, name: str, compress: Any) -> Non
         (gzip.compress(b"{}", mtime=0)[:-4], "gzip", "decode_error: ends early"),
         (gzip.compress(bytes(1 << 20)), "gzip", "decode_error: inflates too much"),
         (b"{}", "sdch", "unknown_encoding: sdch"),
-        (b"\xff\xfe", "identity", "not UTF-8"),
     ],
 )
 def test_a_body_that_is_no_text(tmp_path: Path, body: bytes, coding: str, note: str) -> None:
@@ -165,7 +222,17 @@ def test_a_body_that_is_no_text(tmp_path: Path, body: bytes, coding: str, note: 
     found = recorded(tmp_path, one)
     assert found["bodies"]["response"] is None
     assert found["bodies"]["response_note"].startswith(note)
-    assert (found["answered"], found["model"], found["prompt_tokens"]) == (None, "gpt-4o", None)
+    assert (found["answered"], found["model"], found["input_tokens"]) == (None, "gpt-4o", None)
+
+
+def test_what_is_no_utf_8_is_kept_and_marked(tmp_path: Path) -> None:
+    one = Exchange(request=b'{"model": "\xff"}', response=b"\xff\xfe: caf\xc3\xa9")
+    found = recorded(tmp_path, one)
+    note = "not UTF-8: other bytes are written as \\x.."
+    assert found["bodies"]["request_note"] == found["bodies"]["response_note"] == note
+    assert found["text_asked"] == '{"model": "\\xff"}'
+    assert found["text_answered"] == "\\xff\\xfe: café"
+    assert (found["asked"], found["answered"], found["model"]) == (None, None, None)
 
 
 def test_a_body_that_was_cut_by_us(tmp_path: Path) -> None:
@@ -173,6 +240,7 @@ def test_a_body_that_was_cut_by_us(tmp_path: Path) -> None:
     found = recorded(tmp_path, one)
     assert (found["truncated"], found["bodies"]["response_note"]) == (1, "cut: limit")
     assert (found["bodies"]["response"], found["answered"]) == ('{"a": "z', None)
+    assert found["text_answered"] == '{"a": "z'
     assert rows(home(tmp_path), "SELECT * FROM teacher_pairs") == []
 
 
@@ -184,7 +252,7 @@ def test_a_body_with_a_hole_is_not_whole(tmp_path: Path, side: str) -> None:
     run.write(holed.records().removesuffix(holed.closing()), one.closing())
     run.die()
     record_all(at)
-    found = row(at, "SELECT * FROM exchanges JOIN bodies ON exchange_id = id")
+    found = row(at, "SELECT * FROM exchanges JOIN bodies USING (number)")
     size = len(getattr(one, side))
     assert (found["outcome"], found["truncated"], found["complete"]) == ("ok", 1, 0)
     assert found[f"{side}_note"] == f"cut: {size - 20} of {size} bytes were captured"
@@ -206,7 +274,7 @@ def test_a_zipped_stream_that_broke_keeps_what_came(tmp_path: Path) -> None:
 )
 def test_odd_requests(tmp_path: Path, body: bytes, text: str | None) -> None:
     found = recorded(tmp_path, Exchange(request=body))
-    assert found["bodies"]["request"] == text
+    assert found["text_asked"] == found["bodies"]["request"] == text
     assert (found["task_id"], found["model"], found["outcome"]) == (None, None, "ok")
     assert rows(home(tmp_path), "SELECT * FROM teacher_pairs") == []
 
@@ -215,9 +283,27 @@ def test_hostile_json(tmp_path: Path) -> None:
     deep = b'{"model": 5, "messages": [{"role": "system", "content": ' + b"[" * 800 + b"]" * 800
     answer = {"usage": {"prompt_tokens": 2**64 - 1, "completion_tokens": -4}, "choices": [5]}
     found = recorded(tmp_path, Exchange(request=deep + b"}]}", response=orjson.dumps(answer)))
-    assert (found["prompt_tokens"], found["completion_tokens"]) == (None, None)
+    assert (found["input_tokens"], found["output_tokens"]) == (None, None)
     assert (found["model"], found["task_id"]) == (None, None)
     assert str(found["error"]).startswith("fingerprint:")
+
+
+@pytest.mark.parametrize("name", ["model", "user", "previous_response_id", "session_id"])
+def test_a_lone_surrogate_costs_no_row(tmp_path: Path, name: str) -> None:
+    one = Exchange()
+    one.request = b'{"%b": "\\ud800", "metadata": {"session_id": "\\udfff"}}' % name.encode()
+    one.response = b'{"id": "\\ud800", "usage": {"prompt_tokens": 9, "completion_tokens": 3}}'
+    found = recorded(tmp_path, one)
+    assert (found["asked"], found["answered"]) == (one.request.decode(), one.response.decode())
+    assert (found["response_id"], found["input_tokens"], found["session"]) == ("?", 9, "\ufffd")
+    assert rows(home(tmp_path), "SELECT * FROM incidents") == []
+
+
+def test_a_tunnel(tmp_path: Path) -> None:
+    tunnel = Exchange(method="CONNECT", target="example.com:443", request=b"", response=b"")
+    found = recorded(tmp_path, tunnel)
+    assert (found["path"], found["host"], found["outcome"]) == ("example.com:443", None, "ok")
+    assert rows(home(tmp_path), "SELECT * FROM incidents") == []
 
 
 ROUTES = [
@@ -262,9 +348,10 @@ def test_errors_are_recorded_and_are_no_teacher(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("GET", "/v1/models?limit=2", "other", "/v1/models?limit=2"),
+    ("GET", "/v1/models?limit=2", "models", "/v1/models?limit=2"),
     ("POST", "/v1/organization/costs?limit=2", "organization", "/v1/organization/costs"),
-    ("POST", "/v1/files", "other", "/v1/files"),
+    ("POST", "/v1/uploads", "uploads", "/v1/uploads"),
+    ("POST", "/v1/tomorrow", "other", "/v1/tomorrow"),
 ]
 
 
@@ -289,7 +376,7 @@ def test_other_endpoints_have_usage_but_no_task(tmp_path: Path) -> None:
     )
     found = recorded(tmp_path, one)
     assert (found["model"], found["response_model"], found["task_id"]) == ("gpt-5", "gpt-5-x", None)
-    assert (found["prompt_tokens"], found["completion_tokens"], found["complete"]) == (4, 5, 1)
+    assert (found["input_tokens"], found["output_tokens"], found["complete"]) == (4, 5, 1)
     assert orjson.loads(found["answered"]) == answer
 
 

@@ -39,7 +39,6 @@ def test_how_it_is_set_up(tmp_path: Path) -> None:
 PLANS = [
     ("SELECT * FROM exchanges ORDER BY started_at DESC LIMIT 5", "exchanges_by_time"),
     ("SELECT * FROM exchanges WHERE task_id = 'x' ORDER BY started_at DESC", "exchanges_by_task"),
-    ("SELECT outcome, served_by, count(*) FROM exchanges GROUP BY 1, 2", "exchanges_by_outcome"),
     (
         "SELECT * FROM comparisons WHERE task_id = 'x' AND candidate = 'y' AND at > 1 ORDER BY at",
         "comparisons_by_task",
@@ -161,13 +160,13 @@ def test_a_newer_schema_is_refused_and_not_touched(
 def test_damage_while_running_starts_a_new_database(tmp_path: Path) -> None:
     at = home(tmp_path)
     large = Run(at)  # larger than SQLite's cache, so that it has to look again
-    for number in range(1, 60):
+    for number in range(1, 130):
         large.write(Exchange(number=number, request=os.urandom(50_000).hex().encode()).records())
     large.die()
     record_all(at)
     with recording(at):
-        wait_for(at.recorder_socket.exists)
-        broken_page(at.database)
+        wait_for(lambda: rows(at, "SELECT number FROM progress") == [{"number": 129}])
+        broken_page(at.database)  # and nobody is at work on it meanwhile
         run = Run(at, "run-b")
         run.write(*(Exchange(number=number).records() for number in range(100, 103)))
         wait_for(lambda: list(at.root.glob("understudy.db.corrupt-*Z")))

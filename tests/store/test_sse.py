@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.sse import Parser, ServerEvent, events
+from store.sse import Events, Parser, ServerEvent, read
+from tests.store.surface import FIXTURES, Fixture
 
 TABLE = [
     (b"data: a\n\n", [b"a"]),
@@ -39,15 +40,62 @@ def test_events_are_the_same_for_every_cut_in_two(body: bytes, expected: list[by
         assert [event.data for event in found] == expected
 
 
+def in_two(body: bytes, cut: int) -> list[ServerEvent]:
+    parser = Parser()
+    return parser.feed(body[:cut]) + parser.feed(body[cut:]) + parser.end()
+
+
+def eventful(body: bytes) -> bytes:
+    """The same stream as a chatty server would send it: comments, ids, data over two lines."""
+    return b"\xef\xbb\xbf: welcome\n\n" + body.replace(
+        b"\n\n", b"\n: ping\nid: 7\nretry: 5\n\n: ping\n\n"
+    ).replace(b'"id":', b'\ndata: "id":')
+
+
+STREAMS = [one for one in FIXTURES if one.streamed and len(one.response) < 3500]
+ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("fixture", STREAMS, ids=lambda fixture: fixture.name)
+def test_recorded_streams_are_the_same_for_every_cut_in_two(fixture: Fixture, end: bytes) -> None:
+    plain = fixture.response.replace(b"\r\n", b"\n")
+    messages = [event.data for event in in_two(plain, 0)]
+    assert len(messages) > 1
+    for body in (plain, eventful(plain)):
+        cut_up = body.replace(b"\n", end)
+        whole = in_two(cut_up, 0)
+        assert [event.data.replace(b"\n", b"") for event in whole] == messages
+        for cut in range(1, len(cut_up) + 1):
+            assert in_two(cut_up, cut) == whole
+
+
+@pytest.mark.parametrize("fixture", STREAMS, ids=lambda fixture: fixture.name)
+def test_a_body_at_once_has_the_events_of_the_parser(fixture: Fixture) -> None:
+    for body in (fixture.response, eventful(fixture.response)):
+        for end in ENDS.values():
+            turned = body.replace(b"\r\n", b"\n").replace(b"\n", end)
+            for cut in (len(turned), len(turned) - 1, len(turned) - 3, len(turned) // 2):
+                for whole in (True, False):
+                    assert read(turned[:cut], whole) == by_parser(turned[:cut], whole)
+
+
+def by_parser(body: bytes, whole: bool) -> Events:
+    parser = Parser()
+    found = parser.feed(body) + (parser.end() if whole else [])
+    names = {place: event.name for place, event in enumerate(found) if event.name}
+    return Events([event.data for event in found], names)
+
+
 def test_the_name_belongs_to_its_event_only() -> None:
-    found = events(b"event: error\ndata: 1\n\ndata: 2\n\n", True)
-    assert found == [ServerEvent(b"1", b"error"), ServerEvent(b"2")]
+    found = read(b"event: error\ndata: 1\n\ndata: 2\n\n", True)
+    assert found == Events([b"1", b"2"], {0: b"error"})
 
 
 def test_an_event_without_its_end_counts_only_after_a_clean_end() -> None:
-    assert [event.data for event in events(b"data: a\n\ndata: [DONE]", True)] == [b"a", b"[DONE]"]
-    assert [event.data for event in events(b"data: a\n\ndata: [DONE]", False)] == [b"a"]
-    assert [event.data for event in events(b"data: a\n\ndata: b\n", False)] == [b"a"]
+    assert read(b"data: a\n\ndata: [DONE]", True).data == [b"a", b"[DONE]"]
+    assert read(b"data: a\n\ndata: [DONE]", False).data == [b"a"]
+    assert read(b"data: a\n\ndata: b\n", False).data == [b"a"]
 
 
 CRUMBS = st.sampled_from([b"\n", b"\r", b"\r\n", b"data", b":", b" ", b"x", b"event", b"\xf0\x9f"])
@@ -62,7 +110,9 @@ def test_events_are_the_same_for_any_cuts(body: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     for start, end in pairwise(places):
         found += parser.feed(body[start:end])
-    assert found + parser.end() == events(body, True)
+    assert found + parser.end() == in_two(body, 0)
+    assert read(body, True) == by_parser(body, True)
+    assert read(body, False) == by_parser(body, False)
 
 
 def test_a_line_of_two_mebibytes_in_small_pieces() -> None:

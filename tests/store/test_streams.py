@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import orjson
@@ -111,6 +112,33 @@ def test_choices_interleave_and_logprobs_add_up() -> None:
     assert second["logprobs"] == {"content": [{"token": "b"}, {"token": "B"}]}
 
 
+def test_speech_in_a_chat_is_joined() -> None:
+    found = message(
+        delta(audio={"id": "a1", "transcript": "Hel"}),
+        delta(audio={"id": "a1", "transcript": "lo", "data": "AAAA"}),
+        delta(audio={"data": "BBBB", "expires_at": 5}),
+        delta(audio=None),
+    )
+    assert found["audio"] == {
+        "id": "a1", "transcript": "Hello", "data": "AAAABBBB", "expires_at": 5,
+    }  # fmt: skip
+
+
+def test_what_is_not_known_is_kept_where_it_was() -> None:
+    first = {"id": "", "model": "", "created": 0, "choices": [], "seen": [1]}
+    last = delta(content="b", reasoning_content="y", notes=[2])
+    last["choices"][0]["verdict"] = {"b": 2}
+    piece = delta(content="a", reasoning_content="x", notes=[1])
+    piece["choices"][0]["verdict"] = {"a": 1}
+    found = chat(first, piece, last)
+    assert found.body is not None
+    assert (found.body["id"], found.body["model"], found.body["seen"]) == ("c1", "m", [1])
+    (choice,) = found.body["choices"]
+    assert choice["verdict"] == {"a": 1, "b": 2}
+    assert choice["message"] | {"content": "ab"} == choice["message"]
+    assert (choice["message"]["reasoning_content"], choice["message"]["notes"]) == ("xy", [1, 2])
+
+
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
@@ -122,6 +150,8 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         [delta(content="a"), {"usage": USAGE}],
         [delta(content="a") | {"usage": USAGE}, delta(finish="stop") | {"usage": None}],
         [{"id": "c1", "choices": None, "usage": USAGE}, delta(content="a")],
+        [delta(content="a") | {"usage": {"prompt_tokens": 3}}, delta() | {"usage": USAGE}],
+        [delta(content="a") | {"usage": USAGE}, delta(finish="stop") | {"usage": {}}],
     ],
 )
 def test_usage_in_every_shape(chunks: list[object]) -> None:
@@ -190,16 +220,64 @@ def test_legacy_completions() -> None:
     assert found.body["usage"] == USAGE
 
 
-@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
-def test_the_final_response_event_is_the_answer(kind: str) -> None:
-    response = {"id": "resp", "usage": {"input_tokens": 1, "output_tokens": 2}}
-    events = [{"type": "response.created", "response": {}}, {"type": kind, "response": response}]
-    found = assemble("responses", stream_of(*events, done=False), True)
-    assert (found.body, found.finished) == (response, True)
-    cut = assemble("responses", stream_of(events[0], done=False), False)
-    assert (cut.body, cut.note) == (None, "the stream had no final response event")
-    failed = stream_of({"type": "error", "message": "too much"}, done=False)
-    assert assemble("responses", failed, True).error == "stream: too much"
+def test_images_without_one_that_is_finished() -> None:
+    preview = {"type": "image_generation.partial_image", "b64_json": "AAAA", "size": "1x1",
+               "partial_image_index": 0, "created_at": 5}  # fmt: skip
+    found = assemble("images.generations", stream_of(preview, done=False), True)
+    assert found == Assembled({"created": 5, "size": "1x1", "data": []}, False)
+    done = {"type": "image_generation.completed", "b64_json": "B", "created_at": 6}
+    found = assemble("images.generations", stream_of(preview, done, done, done=False), True)
+    assert found.finished and found.body is not None
+    assert found.body["data"] == [{"b64_json": "B"}, {"b64_json": "B"}]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        ([b"abc", b"def"], b"abcdef"),
+        ([b"a", b"", b"bcde"], b"abcde"),
+        ([b"a"], b"a"),
+    ],
+)
+def test_speech_is_one_text_of_base64(pieces: list[bytes], whole: bytes) -> None:
+    events = [
+        {"type": "speech.audio.delta", "audio": b64encode(piece).decode()} for piece in pieces
+    ]
+    found = assemble("audio.speech", stream_of(*events, done=False), True)
+    assert found.body == {"audio": b64encode(whole).decode()}
+    assert not found.finished
+    done = {"type": "speech.audio.done", "usage": {"total_tokens": 3}}
+    found = assemble("audio.speech", stream_of(*events, done, done=False), True)
+    assert found.finished and found.body is not None and found.body["usage"] == {"total_tokens": 3}
+
+
+def test_speech_that_is_no_base64() -> None:
+    odd = [{"type": "speech.audio.delta", "audio": text} for text in ("a=", "b")]
+    found = assemble("audio.speech", stream_of(*odd, done=False), True)
+    assert found.body == {"audio": None}
+
+
+STREAMING = ["chat.completions", "completions", "responses", "responses.stored",
+             "responses.websocket", "audio.transcriptions", "audio.speech", "images.generations",
+             "images.edits"]  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", STREAMING)
+def test_nothing_an_error_and_garbage_in_any_stream(endpoint: str) -> None:
+    empty = assemble(endpoint, b"", True)
+    assert (empty.body, empty.finished, empty.error) == (None, False, None)
+    assert empty.note is not None
+    said = assemble(endpoint, b'event: error\ndata: {"message": "overloaded"}\n\n', True)
+    assert (said.finished, said.error) == (False, "stream: overloaded")
+    for odd in (b"\xff", b"{", b'{"a": "\\udc00"}', b"\x00"):
+        found = assemble(endpoint, b"data: " + odd + b"\n\n", True)
+        assert (found.finished, str(found.error)[:11]) == (False, "parse_error")
+
+
+def test_what_comes_after_the_end_is_nobodys() -> None:
+    body = stream_of(delta(content="a")) + stream_of(delta(content="b"))
+    found = assemble("chat.completions", body, True)
+    assert found.body is not None and found.body["choices"][0]["message"]["content"] == "a"
 
 
 def test_other_streams_are_kept_as_they_are() -> None:

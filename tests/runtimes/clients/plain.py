@@ -17,7 +17,7 @@ from typing import Any
 
 Said = tuple[int, str]
 URL = "https://api.openai.com/v1/chat/completions"
-ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+ASKED: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 HEADERS = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
 TIMEOUT = 20
 

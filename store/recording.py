@@ -1,0 +1,55 @@
+"""What rows are made with, chosen once for a recorder's life: redaction, prices, who is who."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from urllib.parse import urlsplit
+
+from policies.identity import Sources
+from policies.policy import Policy
+from policies.record import Record
+from store.prices import Prices
+from store.redaction import Redaction
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """`key`: the install's. `hosts`: of upstreams by the prefix of paths, the longest first.
+    `credentials` are removed always, `private` under `redacted`."""
+
+    key: bytes = field(repr=False)
+    hosts: tuple[tuple[str, str | None], ...]
+    sources: Sources
+    record: Record
+    prices: Prices
+    credentials: Redaction
+    private: Redaction
+
+    @classmethod
+    def of(cls, policy: Policy, key: bytes) -> Recording:
+        privacy = policy.privacy
+        routes = [(each.prefix, each.url) for each in policy.upstreams] + [("", policy.upstream)]
+        routes.sort(key=lambda route: len(route[0]), reverse=True)
+        return cls(
+            key,
+            tuple((prefix, urlsplit(url).hostname) for prefix, url in routes),
+            policy.identity,
+            policy.record,
+            Prices(policy.prices),
+            Redaction(()),
+            Redaction(privacy.recognisers, privacy.region),
+        )
+
+    def host_of(self, path: str) -> str | None:
+        """The upstream's, for the path that a client sent to the data port. None for what is no
+        path: a tunnel's target names its host itself."""
+        path = path.partition("?")[0] + "/"
+        return next((host for prefix, host in self.hosts if path.startswith(prefix + "/")), None)
+
+    def hashed(self, value: str) -> str:
+        """A name that says nothing, the same for the same value."""
+        return "hash:" + blake2b(value.encode(), key=self.key, digest_size=12).hexdigest()
+
+    def redaction(self, mode: object) -> Redaction:
+        return self.private if mode == "redacted" else self.credentials

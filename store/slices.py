@@ -1,0 +1,136 @@
+"""Pieces of bodies, each stored once, and the chains that they form.
+
+A *slice* is a piece of text, found again by a hash with the install's key. A *prefix* is a slice
+behind another prefix: where a chat's turns share their history, they share the prefixes, and a chat
+of twenty turns is one tree. A body names the last prefix of each of its chains (`parts`).
+
+`uses` of a prefix counts the bodies that end a chain with it and the prefixes behind it. At zero it
+goes, and its slice with the last prefix that has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any, Final
+
+import orjson
+
+from store.cutting import Chain, Parts
+from store.database import Connection
+
+Digests = list[list[bytes]]  # by chain, by piece
+
+_HASH_BYTES: Final = 16
+_MOST_KNOWN: Final = 20_000
+_ROOT: Final = 0  # before the first prefix of a chain
+
+_FIND_SLICE: Final = "SELECT id FROM slices WHERE hash = ?"
+_FIND_PREFIX: Final = "SELECT id FROM prefixes WHERE slice = ? AND parent = ?"
+_ADD_SLICE: Final = "INSERT INTO slices (hash, text) VALUES (?, ?)"
+_ADD_PREFIX: Final = "INSERT INTO prefixes (parent, slice) VALUES (?, ?)"
+_COUNT: Final = "UPDATE prefixes SET uses = uses + ? WHERE id = ?"
+_RELEASE: Final = "UPDATE prefixes SET uses = uses - 1 WHERE id = ? RETURNING uses, parent, slice"
+_FORGET_SLICE: Final = """
+    DELETE FROM slices WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM prefixes WHERE slice = ?1)"""
+
+
+def digests_of(parts: Parts, key: bytes) -> Digests:
+    return [
+        [_digest(piece.encode(), key) for piece in part.pieces]
+        for part in parts
+        if isinstance(part, Chain)
+    ]
+
+
+def conversation_of(parts: Parts, digests: Digests, key: bytes) -> str | None:
+    """A name for the conversation, the same for all its turns: of what comes up to the first
+    message of a user. None where there is no such message."""
+    chains = (part for part in parts if isinstance(part, Chain))
+    name = None
+    for chain, found in zip(chains, digests, strict=True):
+        if chain.user is not None:
+            name = _digest(b"".join(found[: chain.user + 1]), key).hex()[:16]
+    return name
+
+
+def _digest(data: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(data, key=key, digest_size=_HASH_BYTES).digest()
+
+
+class Slices:
+    """The writing connection's side. What it knows holds for the open transaction: after a
+    rollback, `forget`; before a commit, `settle`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[tuple[int, bytes], int] = {}
+        self._uses: Counter[int] = Counter()
+
+    def forget(self) -> None:
+        self._known.clear()
+        self._uses.clear()
+
+    def settle(self) -> None:
+        """Write the counts that have gathered."""
+        if self._uses:
+            counted = [(count, prefix) for prefix, count in self._uses.items()]
+            self._connection.executemany(_COUNT, counted)
+            self._uses.clear()
+        if len(self._known) > _MOST_KNOWN:  # the older half
+            for key in list(self._known)[: _MOST_KNOWN // 2]:
+                del self._known[key]
+
+    def keep(self, parts: Parts, digests: Digests) -> str:
+        """As JSON: texts, and numbers of prefixes."""
+        named: list[str | int] = []
+        chains = iter(digests)
+        for part in parts:
+            if isinstance(part, str):
+                named.append(part)
+            else:
+                last = self._chain(part, next(chains))
+                self._uses[last] += 1
+                named.append(last)
+        return orjson.dumps(named).decode()
+
+    def _chain(self, chain: Chain, digests: list[bytes]) -> int:
+        """The prefix that ends with its last piece."""
+        parent, known = _ROOT, self._known
+        for piece, digest in zip(chain.pieces, digests, strict=True):
+            found = known.get((parent, digest))
+            if found is None:
+                found = known[parent, digest] = self._prefix(parent, digest, piece)
+            parent = found
+        return parent
+
+    def _prefix(self, parent: int, digest: bytes, piece: str) -> int:
+        execute = self._connection.execute
+        row = execute(_FIND_SLICE, (digest,)).fetchone()
+        if row is None:
+            slice_ = execute(_ADD_SLICE, (digest, piece)).lastrowid
+        else:
+            slice_ = row[0]
+            row = execute(_FIND_PREFIX, (slice_, parent)).fetchone()
+        if row is not None:
+            return int(row[0])
+        if parent != _ROOT:
+            self._uses[parent] += 1
+        return int(execute(_ADD_PREFIX, (parent, slice_)).lastrowid or 0)
+
+    def release(self, parts: str | None) -> None:
+        """A body is gone: what nobody else uses goes with it. Only when all is settled."""
+        for part in orjson.loads(parts) if parts else ():
+            if isinstance(part, int):
+                self._release(part)
+        self._known.clear()
+
+    def _release(self, prefix: int) -> None:
+        execute = self._connection.execute
+        while prefix != _ROOT:
+            row: Any = execute(_RELEASE, (prefix,)).fetchone()
+            if row is None or row[0] > 0:
+                return
+            execute("DELETE FROM prefixes WHERE id = ?", (prefix,))
+            execute(_FORGET_SLICE, (row[2],))
+            prefix = row[1]

@@ -1,0 +1,138 @@
+"""What a WebSocket carried, as exchanges of their own: the turns of Responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import orjson
+
+from policies.endpoints import RESPONSES_SOCKET, classify
+from policies.spool import Event, Kind
+from store.deflate import Side
+from store.story import Story, gather
+from store.turns import Turn, TurnReader
+from store.values import dumped, text_of
+
+_EXTENSIONS: Final = "sec-websocket-extensions"
+_SWITCHED: Final = b'"status":101'
+_STATUS_WITHIN: Final = 64
+_TIME_BYTES: Final = 6  # a UUIDv7's own, so that turns lie beside their socket
+_JSON: Final = {"content-type": "application/json"}
+_LIMITS: Final = ("x-ratelimit-", "retry-after")  # were told when the socket opened, and hold then
+
+
+def side_name(event: Event) -> Side:
+    return "client" if event.kind is Kind.REQUEST_BODY else "server"
+
+
+def turn_stories(exchange: bytes, story: Story) -> Iterator[tuple[bytes, Story]]:
+    """An id and a story for each turn of a socket that is closed."""
+    reader = _reader(story)
+    turns = _fed(reader, story)
+    turns += reader.end(story.closed_at)
+    return ((_identity(exchange, turn.index), _story(story, turn)) for turn in turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """`turns` that are over; `events` stand for all that came so far, without theirs."""
+
+    turns: list[tuple[bytes, Story]]
+    events: list[Event]
+
+
+def is_switch(head: bytes) -> bool:
+    """Does another protocol begin with this head of a response?"""
+    return _SWITCHED in head[:_STATUS_WITHIN]
+
+
+def shortened(exchange: bytes, events: list[Event]) -> Shortened | None:
+    """Of a socket that is still open; None for one that carries no turns. A socket may live for
+    hours: what its turns were made of need not be kept until it ends."""
+    story = gather(events)
+    method, target = text_of(story.opened.get("method")), text_of(story.opened.get("target"))
+    endpoint = classify(method or "", (target or "").partition("?")[0])
+    if not story.switched or endpoint is not RESPONSES_SOCKET:
+        return None
+    reader = _reader(story)
+    turns = [(_identity(exchange, turn.index), _story(story, turn)) for turn in _fed(reader, story)]
+    point = reader.checkpoint()
+    read = {"client": story.socket.get("client", 0), "server": story.socket.get("server", 0)}
+    rest = _behind(story.raw, {"client": point.client - read["client"],
+                               "server": point.server - read["server"]})  # fmt: skip
+    kept = {"client": point.client, "server": point.server, "state": point.state.decode()}
+    raw = set(map(id, story.raw))
+    heads = [e for e in events if id(e) not in raw and e.kind is not Kind.SOCKET]
+    mark = Event(Kind.SOCKET, exchange, events[-1].at, orjson.dumps(kept))
+    return Shortened(turns, [*heads, mark, *rest])
+
+
+def _behind(raw: list[Event], sizes: dict[Side, int]) -> list[Event]:
+    """Without the first bytes of each side."""
+    kept = []
+    for event in raw:
+        side = side_name(event)
+        dropped = min(sizes[side], len(event.payload))
+        sizes[side] -= dropped
+        if dropped < len(event.payload):
+            rest = event.payload[dropped:]
+            kept.append(Event(event.kind, event.exchange, event.at, rest))
+    return kept
+
+
+def _reader(story: Story) -> TurnReader:
+    state = text_of(story.socket.get("state"))
+    return TurnReader(story.got.get(_EXTENSIONS), None if state is None else state.encode())
+
+
+def _fed(reader: TurnReader, story: Story) -> list[Turn]:
+    turns = []
+    for event in story.raw:
+        turns += reader.feed(side_name(event), event.at, event.payload)
+    return turns
+
+
+def _identity(exchange: bytes, index: int) -> bytes:
+    """The same for the same turn: a UUIDv8 (RFC 9562 section 5.8) behind the socket's time."""
+    made = bytearray(exchange[:_TIME_BYTES])
+    made += blake2b(exchange + index.to_bytes(8), digest_size=16 - _TIME_BYTES).digest()
+    made[6] = made[6] & 0x0F | 0x80
+    made[8] = made[8] & 0x3F | 0x80
+    return bytes(made)
+
+
+def _story(socket: Story, turn: Turn) -> Story:
+    """As if it had been a call over HTTP. Among the proxy's requests it has no number."""
+    opened = socket.opened | {
+        "seq": None,
+        "at": socket.opened["at"] + turn.opened_at - socket.opened_at,
+    }
+    closed = {"outcome": _outcome(socket, turn), "error": turn.error}
+    response = None if turn.response is None else dumped(turn.response)
+    got = {
+        name: value
+        for name, value in socket.got.items()
+        if name != _EXTENSIONS and not name.startswith(_LIMITS)
+    }
+    return Story(
+        opened,
+        turn.opened_at,
+        socket.sent,
+        got | _JSON,
+        head={} if turn.first_at is None else {"status": turn.status or 200},
+        closed=closed,
+        closed_at=turn.closed_at,
+        first_body_at=turn.first_at,
+        request=[turn.request] if turn.request else [],
+        response=[] if response is None else [response.encode()],
+    )
+
+
+def _outcome(socket: Story, turn: Turn) -> str:
+    if turn.finished or turn.status is not None:
+        return "ok"
+    said = (socket.closed or {}).get("outcome")
+    return said if isinstance(said, str) and said != "ok" else "upstream_truncated"
