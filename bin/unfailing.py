@@ -1,4 +1,4 @@
-"""Standard error that never fails: what is said there may go to a file, on the disk that is full."""
+"""Standard error that never fails: it may be a file, on the disk that is full."""
 
 from __future__ import annotations
 
