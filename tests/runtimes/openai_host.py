@@ -5,6 +5,7 @@ By hand: `python -m tests.runtimes.openai_host FOLDER` also starts a redirector 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import sys
 import threading
@@ -67,6 +68,16 @@ class OpenaiHost(ScriptedUpstream):
         self._ready.set()
         await self._done.wait()
         await runner.cleanup()
+        await _end_handshakes()
+
+
+async def _end_handshakes() -> None:
+    """Of clients that have just refused us: no server knows these connections yet."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.sleep(0.01)  # what was closed says so in the next turns of the loop
 
 
 async def _agree(request: web.Request, response: web.StreamResponse) -> None:
