@@ -6,6 +6,7 @@ without end must not fill the memory: at most 16 MiB come out, and at most 200 t
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ _ALWAYS_ALLOWED: Final = 64 * 1024
 _ZSTD_WINDOW: Final = 8 << 20
 # Nobody means more; each costs up to the limit in time.
 _MOST_CODINGS: Final = 8
+# Empty ones cost time and nothing else. Whoever writes one for each piece of a stream writes less.
+_MOST_MEMBERS: Final = 1000
+# What lies behind a member is copied: in such pieces, not the whole rest each time.
+_CHUNK: Final = 64 * 1024
+_ZEROS: Final = re.compile(rb"\0*")
 ENDS_EARLY: Final = "decode_error: ends early"
 
 
@@ -34,7 +40,7 @@ class Decoded:
 
 
 class _TooMuch(Exception):
-    pass
+    """More bytes than the limit, or more members than anyone means."""
 
 
 def decode(body: bytes, encoding: str) -> Decoded:
@@ -66,18 +72,27 @@ def _undo(name: str, body: bytes, limit: int) -> Decoded:
 
 
 def _inflate(body: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
-    """One or more zlib or gzip members, each after the other."""
+    """One or more zlib or gzip members, each after the other, and zeros that fill up."""
     pieces: list[bytes] = []
-    size = 0
-    while True:
+    size = at = 0
+    for _ in range(_MOST_MEMBERS):
         stream = zlib.decompressobj(wbits)
-        pieces.append(stream.decompress(body, limit + 1 - size))
-        size += len(pieces[-1])
-        if size > limit:
-            raise _TooMuch
-        body = stream.unused_data.lstrip(b"\0")
-        if not stream.eof or not body:
+        while at < len(body) and not stream.eof:
+            piece = memoryview(body)[at : at + _CHUNK]
+            pieces.append(stream.decompress(piece, limit + 1 - size))
+            size += len(pieces[-1])
+            if size > limit:
+                raise _TooMuch
+            at += len(piece) - len(stream.unused_data)
+        at = _behind_zeros(body, at)
+        if at == len(body):
             return b"".join(pieces), stream.eof
+    raise _TooMuch
+
+
+def _behind_zeros(body: bytes, at: int) -> int:
+    found = _ZEROS.match(body, at)
+    return at if found is None else found.end()
 
 
 def _gzip(body: bytes, limit: int) -> tuple[bytes, bool]:
@@ -118,13 +133,16 @@ def _zstd(body: bytes, limit: int) -> tuple[bytes, bool]:
 
 
 def _frames_ended(decompressor: zstandard.ZstdDecompressor, body: bytes) -> bool:
-    while body:
+    at = 0
+    for _ in range(_MOST_MEMBERS):
         frame = decompressor.decompressobj()
-        frame.decompress(body)
-        if not frame.eof:
-            return False
-        body = frame.unused_data
-    return True
+        while at < len(body) and not frame.eof:
+            piece = memoryview(body)[at : at + _CHUNK]
+            frame.decompress(piece)
+            at += len(piece) - len(frame.unused_data)
+        if at == len(body):
+            return frame.eof
+    raise _TooMuch
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, int], tuple[bytes, bool]]]] = {

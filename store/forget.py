@@ -29,7 +29,15 @@ from store.spool_reader import Position
 from store.target import Forget, Target
 from store.writes import OrderError
 
-_PENDING: Final = "forget"  # in `progress`: rows are gone, remnants on the disk may not be
+# In `progress`: rows are gone, remnants on the disk may not be. Its number says how far that is.
+_PENDING: Final = "forget"
+_BEGUN: Final = 1
+_WRITTEN: Final = 2  # all but the journal, which somebody reads
+_STAGE: Final = "SELECT number FROM progress WHERE name = ?"
+_STILL_READ: Final = (
+    "remnants are still in the journal: another program keeps reading the database; "
+    "close it, and give the same command again"
+)
 _AT_ONCE: Final = 200
 _WINDOW: Final = 20_000  # rows looked through in one step
 _MOST_TRACES: Final = 6  # each costs a pass over all files
@@ -39,8 +47,7 @@ _CHECKPOINT_TRIES: Final = 15  # of a second each
 
 def is_pending(connection: Connection) -> bool:
     """Was a forgetting cut short, behind its first batch?"""
-    sql = "SELECT 1 FROM progress WHERE name = ?"
-    return connection.execute(sql, (_PENDING,)).fetchone() is not None
+    return connection.execute(_STAGE, (_PENDING,)).fetchone() is not None
 
 
 def forget(desk: Desk, order: Forget) -> Steps:
@@ -76,9 +83,29 @@ def _read_up(desk: Desk) -> Steps:
 
 def clean(desk: Desk) -> Steps:
     """Nothing of what was deleted is left in index, pages, journal, files and spool."""
+    with transaction(desk.connection):
+        _mark(desk.connection, _BEGUN)
+    yield from _write_anew(desk)
+    for _ in range(_CHECKPOINT_TRIES):
+        if _ended(desk.connection):
+            return {}
+        yield {"doing": "waiting for those who read the database"}
+    raise OrderError(_STILL_READ)
+
+
+def clean_on(desk: Desk) -> Steps:
+    """What a `clean` that was cut short had not come to; the journal is tried once. Raises
+    OrderError."""
+    row = desk.connection.execute(_STAGE, (_PENDING,)).fetchone()
+    if row is not None and row[0] < _WRITTEN:
+        yield from _write_anew(desk)
+    if row is not None and not _ended(desk.connection):
+        raise OrderError(_STILL_READ)
+    return {}
+
+
+def _write_anew(desk: Desk) -> Steps:
     connection = desk.connection
-    with transaction(connection):
-        connection.execute("INSERT OR REPLACE INTO progress VALUES (?, 1)", (_PENDING,))
     desk.indexing = False
     try:
         while merge_index(connection):
@@ -89,16 +116,21 @@ def clean(desk: Desk) -> Steps:
     _wipe_spool(desk)
     yield {"doing": "writing the database anew"}
     _rewrite(desk)
-    for _ in range(_CHECKPOINT_TRIES):
-        if empty_journal(connection):
-            with transaction(connection):
-                connection.execute("DELETE FROM progress WHERE name = ?", (_PENDING,))
-            return {}
-        yield {"doing": "waiting for those who read the database"}
-    raise OrderError(
-        "remnants are still in the journal: another program keeps reading the database; "
-        "close it, and give the same command again"
-    )
+    with transaction(connection):
+        _mark(connection, _WRITTEN)
+    return {}
+
+
+def _mark(connection: Connection, stage: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (_PENDING, stage))
+
+
+def _ended(connection: Connection) -> bool:
+    if not empty_journal(connection):
+        return False
+    with transaction(connection):
+        connection.execute("DELETE FROM progress WHERE name = ?", (_PENDING,))
+    return True
 
 
 def _rewrite(desk: Desk) -> None:
@@ -153,7 +185,7 @@ def _forget_batch(desk: Desk, target: Target, tally: Tally, numbers: Sequence[in
     connection = desk.connection
     try:
         with transaction(connection):
-            connection.execute("INSERT OR REPLACE INTO progress VALUES (?, 1)", (_PENDING,))
+            _mark(connection, _BEGUN)
             tally.bodies += _count_bodies(connection, numbers)
             _note_traces(connection, tally, numbers)
             files = remove_bodies(connection, desk.ingest.slices, numbers)

@@ -18,8 +18,10 @@ from policies.spool import Event, Kind
 from store import daily
 from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
+from store.groups import BODY_KINDS, grouped, merged
 from store.media import write as write_file
 from store.recording import Recording
+from store.removal import try_empty_journal
 from store.rows import COLUMNS, Bodies, Rows, Unreadable, build, build_turns, sequence
 from store.slices import Digests, Slices, digests_of
 from store.sockets import is_switch, shortened
@@ -27,9 +29,9 @@ from store.spool_reader import Piece, Position
 
 # Bodies of open exchanges kept in memory; above it they are read back from `staged` at the end.
 MOST_CACHED: Final = 64 << 20
-# Staged bytes of a socket above which its turns are not left for its end.
+# Bytes of a socket since its turns were last read, above which they are read again.
 _LONG_SOCKET: Final = 256 << 10
-_BODY_KINDS: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY)
+_MOST_DETAIL: Final = 300
 
 _INSERT_EXCHANGE: Final = (
     f"INSERT OR IGNORE INTO exchanges ({', '.join(COLUMNS)}) "
@@ -38,6 +40,7 @@ _INSERT_EXCHANGE: Final = (
 _INSERT_BODIES: Final = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_FILE: Final = """
     INSERT INTO files VALUES (?, ?, ?, 1) ON CONFLICT (hash) DO UPDATE SET uses = uses + 1"""
+_INSERT_FILE_USE: Final = "INSERT INTO file_uses VALUES (?, ?)"
 _INSERT_RATE_LIMIT: Final = "INSERT INTO rate_limits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TASK: Final = """
     INSERT INTO tasks VALUES (?, ?, ?, ?, ?)
@@ -45,6 +48,9 @@ _INSERT_TASK: Final = """
     WHERE system_prompt IS NULL AND excluded.system_prompt IS NOT NULL"""
 _OPEN: Final = "SELECT exchange, run FROM staged GROUP BY exchange"
 _HEADS: Final = "SELECT exchange, payload FROM staged WHERE kind = ?"
+_UNREAD: Final = """
+    SELECT coalesce(sum(length(payload)), 0) FROM staged WHERE exchange = ?1 AND number >
+        coalesce((SELECT max(number) FROM staged WHERE exchange = ?1 AND kind = ?2), 0)"""
 _INSERT_STAGED: Final = (
     "INSERT INTO staged (run, exchange, kind, at, payload) VALUES (?, ?, ?, ?, ?)"
 )
@@ -52,12 +58,14 @@ _INSERT_STAGED: Final = (
 
 @dataclass(slots=True)
 class _Open:
-    """An exchange in `staged`. `events` is None when memory was needed for others."""
+    """An exchange in `staged`. `events` is None when memory was needed for others. `unread`: bytes
+    of a socket since its turns were last read."""
 
     run: str
     events: list[Event] | None
     size: int
     socket: bool = False
+    unread: int = 0
 
 
 @dataclass(slots=True)
@@ -92,6 +100,7 @@ class Ingest:
         self._open: dict[bytes, _Open] = {}
         self._cached = 0
         self._loaded = False
+        self._remnants = True  # in the journal; a predecessor may have left some
         self._positions: dict[str, Position] = {}
 
     def position(self, run: str) -> Position:
@@ -120,6 +129,7 @@ class Ingest:
             self._forget()
             raise
         self._positions[run] = piece.position
+        self._remnants = self._remnants or bool(batch.closed)
         self._remember(batch)
 
     def reload(self) -> None:
@@ -130,15 +140,19 @@ class Ingest:
         with transaction(self._connection):
             self._insert_incidents([(kind, detail)])
 
+    def clear_journal(self) -> bool:
+        """For an idle moment, every some seconds: until the journal is cut to nothing it has what
+        was staged, credentials and all. False: somebody reads from it, try again later."""
+        if self._remnants:
+            self._remnants = not try_empty_journal(self._connection)
+        return not self._remnants
+
     # -- from events to a batch
 
     def _digest(self, run: str, piece: Piece) -> _Batch:
         batch = _Batch(run)
-        by_exchange: dict[bytes, list[Event]] = {}
-        for event in piece.events:
-            by_exchange.setdefault(event.exchange, []).append(event)
-        for exchange, events in by_exchange.items():
-            self._sort_in(batch, exchange, events)
+        for events in grouped(piece.events):
+            self._sort_in(batch, events[0].exchange, events)
         if piece.finished:
             self._close_all(batch)
         if piece.unreadable:
@@ -148,7 +162,7 @@ class Ingest:
         return batch
 
     def _sort_in(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
-        known = exchange in self._open
+        known = exchange in self._open and exchange not in batch.closed
         if not known and events[0].kind is not Kind.OPENED:
             batch.incidents["orphan_record", f"run {batch.run}: no opening"] += len(events)
         elif any(event.kind is Kind.CLOSED for event in events):
@@ -157,7 +171,7 @@ class Ingest:
                 batch.closed.append(exchange)
             self._make_rows(batch, exchange, before + events)
         else:
-            batch.staged[exchange] = _merged(events)
+            batch.staged[exchange] = merged(events)
             if not known:
                 batch.highest_seq = max(batch.highest_seq, sequence(events[0].payload))
             elif self._open[exchange].socket:
@@ -165,15 +179,21 @@ class Ingest:
 
     def _shorten(self, batch: _Batch, exchange: bytes) -> None:
         """A socket that has become long: its turns so far are recorded, and their bytes go."""
-        before = self._events(exchange)
-        events = before + batch.staged[exchange]
-        if sum(len(event.payload) for event in events) < _LONG_SOCKET:
+        open_, new = self._open[exchange], batch.staged[exchange]
+        if open_.unread + _size(new) < _LONG_SOCKET:
             return
-        found = shortened(exchange, events)
-        if found is not None:
-            batch.rows += build_turns(batch.run, found.turns, self._recording)
-            batch.closed.append(exchange)
-            batch.staged[exchange] = found.events
+        open_.socket = False  # without turns, or a fault of ours: not to be tried again
+        try:
+            found = shortened(exchange, self._events(exchange) + new)
+            if found is None:
+                return
+            turns = build_turns(batch.run, found.turns, self._recording)
+        except Exception as error:
+            batch.incidents["unreadable_exchange", _fault(exchange.hex(), error)] += 1
+            return
+        batch.rows += turns
+        batch.closed.append(exchange)
+        batch.staged[exchange] = found.events
 
     def _close_all(self, batch: _Batch) -> None:
         """The run is over: what is still open will never close."""
@@ -208,12 +228,11 @@ class Ingest:
         except Unreadable:
             raise
         except Exception as error:  # a fault of ours must cost one body, not the record
-            detail = f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]
-            batch.incidents["unreadable_exchange", detail] += 1
+            batch.incidents["unreadable_exchange", _fault(exchange.hex(), error)] += 1
         try:
             return _bare_rows(batch.run, exchange, events, self._recording)
         except Exception as error:
-            raise Unreadable(f"{exchange.hex()}: {type(error).__name__}: {error}"[:300]) from None
+            raise Unreadable(_fault(exchange.hex(), error)) from None
 
     def _events(self, exchange: bytes) -> list[Event]:
         events = self._open[exchange].events
@@ -272,19 +291,18 @@ class Ingest:
         self.slices.forget()
 
     def _insert_all(self, batch: list[Rows]) -> int:
-        executemany = self._connection.executemany
-        tasks = {rows.task[0]: rows.task for rows in reversed(batch) if rows.task is not None}
-        if tasks:
-            executemany(_INSERT_TASK, tasks.values())
-        return sum(self._insert_exchange(rows) for rows in batch)
+        """How many of them the proxy counted, too: turns on a socket it did not."""
+        new = [rows for rows in batch if self._insert_exchange(rows)]
+        tasks = {rows.task[0]: rows.task for rows in reversed(new) if rows.task is not None}
+        self._connection.executemany(_INSERT_TASK, tasks.values())
+        return sum(rows.exchange["seq"] is not None for rows in new)
 
-    def _insert_exchange(self, rows: Rows) -> int:
-        """1 for what the proxy counted, too; 0 for a turn on a socket, and for what is there
-        already: its bodies are, too."""
+    def _insert_exchange(self, rows: Rows) -> bool:
+        """False for what is there already, perhaps forgotten: nothing of it is kept again."""
         execute, exchange = self._connection.execute, rows.exchange
         inserted = execute(_INSERT_EXCHANGE, tuple(exchange.values()))
         if not inserted.rowcount:
-            return 0
+            return False
         if rows.bodies is not None:
             execute(_INSERT_BODIES, (inserted.lastrowid, *self._placed(rows.bodies)))
         if rows.rate_limit is not None:
@@ -292,7 +310,8 @@ class Ingest:
         for file in rows.files:
             write_file(self._files, file)
             execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
-        return int(exchange["seq"] is not None)
+            execute(_INSERT_FILE_USE, (inserted.lastrowid, file.hash))
+        return True
 
     def _placed(self, bodies: Bodies) -> tuple[str | None, ...]:
         """A row of `bodies` without its number."""
@@ -320,14 +339,14 @@ class Ingest:
             if chance_of_retry(error) or is_corrupt(error):
                 raise
             self._rolled_back()
-            detail = f"{rows.exchange['id']}: {type(error).__name__}: {error}"[:300]
-            batch.incidents["unreadable_exchange", detail] += 1
+            batch.incidents["unreadable_exchange", _fault(rows.exchange["id"], error)] += 1
             return 0
 
     def _insert_incidents(self, found: Iterable[tuple[str, str]]) -> None:
         at = iso(time.time())
         self._connection.executemany(
-            "INSERT INTO incidents VALUES (?, ?, ?)", [(at, kind, detail) for kind, detail in found]
+            "INSERT INTO incidents VALUES (?, ?, ?)",
+            [(at, kind, detail[:_MOST_DETAIL]) for kind, detail in found],
         )
 
     # -- the cache
@@ -343,6 +362,9 @@ class Ingest:
             bytes(exchange): _Open(run, None, 0, bytes(exchange) in sockets)
             for exchange, run in self._connection.execute(_OPEN)
         }
+        for exchange in sockets:
+            found = self._connection.execute(_UNREAD, (exchange, Kind.SOCKET))
+            self._open[exchange].unread = found.fetchone()[0]
         self._positions = {
             run: Position(segment, offset)
             for run, segment, offset in self._connection.execute("SELECT * FROM spool_position")
@@ -358,18 +380,19 @@ class Ingest:
         for exchange in batch.closed:
             self._cached -= self._open.pop(exchange).size
         for exchange, events in batch.staged.items():
-            size = sum(len(event.payload) for event in events)
+            size, socket = _size(events), _switches(events)
             known = self._open.get(exchange)
             if known is None:
-                socket = _switches(events)
-                self._open[exchange] = _Open(batch.run, events, size, socket)
-            elif known.events is not None:
+                unread = 0 if any(event.kind is Kind.SOCKET for event in events) else size
+                self._open[exchange] = _Open(batch.run, events, size, socket, unread)
+                self._cached += size
+                continue
+            known.socket = known.socket or socket
+            known.unread += size
+            if known.events is not None:
                 known.events = known.events + events
                 known.size += size
-                known.socket = known.socket or _switches(events)
-            else:
-                continue
-            self._cached += size
+                self._cached += size
         if self._cached > self._most_cached:
             self._make_room()
 
@@ -381,9 +404,18 @@ class Ingest:
             open_.events, open_.size = None, 0
 
 
+def _size(events: list[Event]) -> int:
+    return sum(len(event.payload) for event in events)
+
+
+def _fault(exchange: str, error: Exception) -> str:
+    """Without what the error says: that may quote what was sent."""
+    return f"{exchange}: {type(error).__name__}"
+
+
 def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
     """Without the bodies, which could not be made sense of."""
-    heads = [event for event in events if event.kind not in _BODY_KINDS]
+    heads = [e for e in events if e.kind not in (*BODY_KINDS, Kind.SOCKET)]
     found = build(run, exchange, heads, recording)
     for rows in found:
         rows.exchange["complete"] = 0
@@ -393,27 +425,6 @@ def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Record
 
 def _switches(events: list[Event]) -> bool:
     return any(e.kind is Kind.RESPONSE_HEAD and is_switch(e.payload) for e in events)
-
-
-def _merged(events: list[Event]) -> list[Event]:
-    """The same events, with bodies that follow each other joined: a stream comes in crumbs."""
-    merged: list[Event] = []
-    pieces: list[bytes] = []
-    for event in events:
-        if pieces and event.kind is merged[-1].kind:
-            pieces.append(event.payload)
-            continue
-        _join_last(merged, pieces)
-        merged.append(event)
-        pieces = [event.payload] if event.kind in _BODY_KINDS else []
-    _join_last(merged, pieces)
-    return merged
-
-
-def _join_last(merged: list[Event], pieces: list[bytes]) -> None:
-    if len(pieces) > 1:
-        last = merged[-1]
-        merged[-1] = Event(last.kind, last.exchange, last.at, b"".join(pieces))
 
 
 def _staged_rows(batch: _Batch) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,21 +60,44 @@ def named(text: str) -> Iterator[str]:
 
 
 class Media:
-    """Takes the large parts out of one exchange's bodies, and remembers them until written."""
+    """Takes the large parts out of one exchange's bodies, and remembers them until written.
 
-    def __init__(self, key: bytes) -> None:
+    `clean`: takes out of a text what must not be kept; of files, those that are text go through it.
+    """
+
+    def __init__(self, key: bytes, clean: Callable[[str], str]) -> None:
         self._key = key
+        self._clean = clean
         self.files: dict[str, File] = {}
 
     def keep(self, data: bytes, media_type: str | None = None) -> str:
         """How the record's text names it."""
+        data = self._cleaned(data)
+        media_type = None if media_type is None else self._clean(media_type)
         digest = hashlib.blake2b(data, key=self._key, digest_size=_HASH_BYTES).hexdigest()
         self.files[digest] = File(digest, data, media_type or _sniffed(data))
         return SCHEME + digest
 
-    def without(self, text: str) -> str:
-        """The JSON text with its large parts named; the same object if it has none."""
-        return text if len(text) < _LEAST else _LARGE.sub(self._name, text)
+    def without(self, text: str, redact: Callable[[str], str]) -> str:
+        """The redacted JSON text with its large parts named; the same object if nothing changed.
+
+        What is large is taken out first, as reading it for names takes long. Of a part that went
+        with the whole value it was in, no file is kept."""
+        before = set(self.files)
+        short = text if len(text) < _LEAST else _LARGE.sub(self._name, text)
+        clean = redact(short)
+        if clean is not short:
+            for name in self.files.keys() - before - set(named(clean)):
+                del self.files[name]
+        return clean
+
+    def _cleaned(self, data: bytes) -> bytes:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return data
+        clean = self._clean(text)
+        return data if clean is text else clean.encode()
 
     def _name(self, match: re.Match[str]) -> str:
         try:

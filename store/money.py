@@ -12,6 +12,7 @@ from store.sides import value_of
 from store.values import Json
 
 _OK: Final = 200
+_GOOD: Final = range(200, 300)
 _CHARGED_ELSEWHERE: Final = (
     "responses.stored", "responses.cancel", "responses.input_tokens", "responses.input_items",
     "batches", "batches.list", "batches.stored", "batches.cancel",
@@ -25,15 +26,22 @@ _TOKENS: Final = (
 def fill_usage(row: Json, endpoint: str, answer: Json | None, asked: Json | None) -> usage.Usage:
     """What the answer states; where it states nothing, an estimate in columns of its own."""
     found = usage.read(endpoint, answer)
-    if endpoint == "audio.speech" and found.raw is None and asked is not None:
+    if endpoint == "audio.speech" and found.raw is None and asked is not None and _is_good(row):
         found = usage.of_speech(asked)
     row["usage"] = found.raw
+    if endpoint in _CHARGED_ELSEWHERE and found.raw is not None:
+        row["usage_note"] = "not counted here: it belongs to the call that made the answer"
+        return found
     row["usage_note"] = found.note or (None if found.raw else "the answer states no usage")
     for name in _TOKENS:
         row[name] = getattr(found, name)
     if found.raw is None and asked is not None and row["status"] == _OK:
         _estimate(row, endpoint, answer, asked)
     return found
+
+
+def _is_good(row: Json) -> bool:
+    return row["status"] in _GOOD
 
 
 def _estimate(row: Json, endpoint: str, answer: Json | None, asked: Json) -> None:
@@ -66,6 +74,9 @@ def fill_cost(row: Json, prices: Prices, used: usage.Usage | None, at: float) ->
         return
     if used is None:
         row["cost_note"] = row["usage_note"]
+        return
+    if not _is_good(row):
+        row["cost_note"] = used.note or "the answer is an error"
         return
     found = prices.cost(
         None if row["host"] is None else provider_of(row["host"]),

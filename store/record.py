@@ -19,6 +19,7 @@ import orjson
 
 from policies.words import Comparison, Pair, RolloutRecord, Write
 from store.database import Connection, is_ready, iso, reading
+from store.values import json_object, text_of
 from store.writes import MOST_LINE, dump, raise_refusal
 
 _OLDEST_SECONDS: Final = 7 * 86400
@@ -183,11 +184,10 @@ def _take(
 
 
 def _pair(row: Any) -> Pair | None:
-    """None when there is no text to compare, or a body is gone."""
-    if row["request"] is None or row["response"] is None:
-        return None
-    control = _text(orjson.loads(row["response"]))
-    if control is None:
+    """None when there is no text to compare, or a body is gone or can't be read."""
+    request, response = json_object(row["request"]), json_object(row["response"])
+    control = None if response is None else _text(response)
+    if request is None or control is None:
         return None
     return Pair(
         exchange_id=row["id"],
@@ -195,7 +195,7 @@ def _pair(row: Any) -> Pair | None:
         task_id=row["task_id"],
         request_hash=row["request_hash"],
         started_at=datetime.fromisoformat(row["started_at"]).timestamp(),
-        request=orjson.loads(row["request"]),
+        request=request,
         control=control,
     )
 
@@ -206,7 +206,8 @@ def _text(response: dict[str, Any]) -> str | None:
     if not isinstance(message, dict) or message.get("tool_calls"):
         return None
     content = message.get("content")
-    return content if isinstance(content, str) else None
+    # With a lone surrogate it is another text as soon as anyone says it.
+    return content if isinstance(content, str) and content == text_of(content) else None
 
 
 def _rollout(row: Any) -> RolloutRecord:

@@ -39,6 +39,7 @@ from store.database import (
 from store.desk import Desk, Json, Steps
 from store.ingest import Ingest
 from store.recording import Recording
+from store.removal import empty_journal
 from store.retention import Retention
 from store.writes import OrderError
 
@@ -46,6 +47,7 @@ _POLL_SECONDS: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _WARN_SECONDS: Final = 60.0
 _TIDY_SECONDS: Final = 10.0
+_LONGEST_CLEANING: Final = 600.0  # between two attempts
 _DRAIN_SECONDS: Final = 1.0  # of failures in a row; the next start goes on where this one stopped
 _ANSWER_SECONDS: Final = 10.0  # a director's write waits that long for a locked database
 _BACKLOG: Final = 64
@@ -312,6 +314,8 @@ class _Database:
         self._files: dict[str, tuple[int, int] | None] = {}
         self._finished: set[str] = set()
         self._tidied = 0.0
+        self._changes = -1  # of the connection, when its journal was last emptied
+        self._cleaning = _Cleaning()
 
     def open(self) -> bool:
         self._home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -324,6 +328,7 @@ class _Database:
         if before not in (None, self._files[""]):
             ingest.note("database_set_aside", "unusable; it lies next to this one")
         self._desk = Desk(self._connection, ingest, self._recording, self._home, self.step)
+        self._changes = -1
         self._ingest = ingest
         return True
 
@@ -341,6 +346,7 @@ class _Database:
     def _leave_behind(self) -> None:
         """And begin anew: what the spool still has is read into what lies there now."""
         assert self._connection is not None
+        self._cleaning = _Cleaning()
         connection, self._connection, self._ingest = self._connection, None, None
         self._desk = None
         leave_behind(connection, self._home.database, self._files)
@@ -355,6 +361,7 @@ class _Database:
             self._disconnect()
 
     def _disconnect(self) -> None:
+        self._cleaning = _Cleaning()
         connection, self._connection, self._ingest = self._connection, None, None
         self._desk = None
         if connection is not None:
@@ -371,14 +378,16 @@ class _Database:
     def begin(self, order: orders.Order) -> Steps:
         self._opened()
         assert self._desk is not None
+        self._cleaning.stop()
         self._order = orders.perform(self._desk, order)
         return self._order
 
     def end(self) -> None:
-        """Of the order that was begun, wherever it is."""
-        if self._order is not None:
-            self._order.close()
-            self._order = None
+        """Of the order that was begun, wherever it is. Its database may be gone meanwhile."""
+        order, self._order = self._order, None
+        if order is not None:
+            with suppress(Exception):
+                order.close()
 
     def step(self) -> bool:
         """One piece of every run. Is there more to read at once?"""
@@ -393,7 +402,7 @@ class _Database:
         if failure is not None:
             raise failure
         if not more:
-            more = self._index() or self._retain()
+            more = self._index() or self._retain() or self._finish_forgetting()
             self._tidy()
         return more
 
@@ -401,12 +410,12 @@ class _Database:
         """Behind the spool: what is searched may come a moment later than what is recorded."""
         assert self._connection is not None and self._desk is not None
         wanted = self._recording.record.search and self._desk.indexing
-        return wanted and search.fill(self._connection)
+        return wanted and search.fill(self._connection, self.note)
 
     def _retain(self) -> bool:
         """Behind that, so that what is retained is complete. Not while an order deletes."""
         assert self._desk is not None
-        if self._order is not None:
+        if self._order is not None or self._cleaning.at_work:
             return False
         return self._retention.step(self._desk, time.time(), time.monotonic())
 
@@ -435,15 +444,21 @@ class _Database:
             self._tidied = time.monotonic()
             for run in spool_reader.runs(self._home.spool):
                 spool_reader.let_go(run, time.time())
-            self._finish_forgetting()
+            self._empty_journal()
 
-    def _finish_forgetting(self) -> None:
+    def _empty_journal(self) -> None:
+        """It has the pages as they were before something was deleted. Who reads is not waited
+        for: next time, then."""
+        assert self._connection is not None
+        changes = self._connection.total_changes
+        if changes != self._changes and _emptied_at_once(self._connection):
+            self._changes = changes
+
+    def _finish_forgetting(self) -> bool:
         """A command was cut short. What it had not come to is asked for by giving it again; but
-        of the rows that it did forget nothing may be left on the disk."""
-        assert self._connection is not None and self._desk is not None
-        if self._order is None and forget.is_pending(self._connection):
-            with suppress(OrderError):  # somebody reads, or there is no room: next time
-                orders.finish(forget.clean(self._desk), lambda _: None)
+        of the rows that it did forget nothing may be left on the disk. A step; is there more?"""
+        assert self._desk is not None
+        return self._order is None and self._cleaning.step(self._desk, time.monotonic())
 
     def _opened(self) -> Ingest:
         if self._ingest is None:
@@ -452,6 +467,54 @@ class _Database:
             self._leave_behind()
         assert self._ingest is not None
         return self._ingest
+
+
+def _emptied_at_once(connection: Connection) -> bool:
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        return empty_journal(connection)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}")
+
+
+class _Cleaning:
+    """A forgetting that is to be finished: in steps, and with growing pauses between attempts that
+    fail because somebody reads, or there is no room."""
+
+    def __init__(self) -> None:
+        self._steps: Steps | None = None
+        self._due = 0.0
+        self._pause = _TIDY_SECONDS
+
+    @property
+    def at_work(self) -> bool:
+        return self._steps is not None
+
+    def step(self, desk: Desk, now: float) -> bool:
+        if self._steps is None:
+            if now < self._due:
+                return False
+            if not forget.is_pending(desk.connection):
+                self._due, self._pause = now + _TIDY_SECONDS, _TIDY_SECONDS
+                return False
+            self._steps = forget.clean_on(desk)
+        try:
+            if not isinstance(_next(self._steps), _Result):
+                return True
+        except OrderError:
+            self._due, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_CLEANING)
+        except BaseException:
+            self._steps = None
+            raise
+        self._steps = None
+        return False
+
+    def stop(self) -> None:
+        """An order begins: it does all of it, if it forgets; else it comes again after it."""
+        steps, self._steps, self._due = self._steps, None, 0.0
+        if steps is not None:
+            steps.close()
 
 
 class _Trouble:

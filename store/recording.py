@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Final
 from urllib.parse import urlsplit
 
 from policies.identity import Sources
@@ -11,6 +13,8 @@ from policies.policy import Policy
 from policies.record import Record
 from store.prices import Prices
 from store.redaction import Redaction
+
+_ABSOLUTE: Final = re.compile(r"http://[^/]*", re.IGNORECASE)  # RFC 9112 section 3.2.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,15 @@ class Recording:
     def host_of(self, path: str) -> str | None:
         """The upstream's, for the path that a client sent to the data port. None for what is no
         path: a tunnel's target names its host itself."""
-        path = path.partition("?")[0] + "/"
-        return next((host for prefix, host in self.hosts if path.startswith(prefix + "/")), None)
+        return next((host for prefix, host in self.hosts if _owns(prefix, path)), None)
+
+    def below(self, path: str, is_named: bool) -> str:
+        """The path without what led to its upstream: the prefix of a route, or where a client named
+        the host itself (`is_named`) what stands before the path. Without a query."""
+        path = path.partition("?")[0]
+        if is_named:
+            return _ABSOLUTE.sub("", path, count=1)
+        return next((path[len(prefix) :] for prefix, _ in self.hosts if _owns(prefix, path)), path)
 
     def hashed(self, value: str) -> str:
         """A name that says nothing, the same for the same value."""
@@ -53,3 +64,8 @@ class Recording:
 
     def redaction(self, mode: object) -> Redaction:
         return self.private if mode == "redacted" else self.credentials
+
+
+def _owns(prefix: str, path: str) -> bool:
+    """On whole segments."""
+    return f"{path.partition('?')[0]}/".startswith(prefix + "/")

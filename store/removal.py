@@ -17,9 +17,10 @@ from store import media, search
 from store.database import Connection, transaction
 from store.slices import Slices
 
-_TEXTS: Final = "SELECT request, response FROM texts WHERE number = ?"
 _PARTS: Final = "SELECT request_parts, response_parts FROM bodies WHERE number = ?"
-_RELEASE_FILE: Final = "UPDATE files SET uses = uses - 1 WHERE hash = ? RETURNING uses"
+_RELEASE_FILES: Final = "DELETE FROM file_uses WHERE number = ? RETURNING hash"
+_RELEASE_FILE: Final = "UPDATE files SET uses = uses - 1 WHERE hash = ?"
+_FORGET_FILE: Final = "DELETE FROM files WHERE hash = ? AND uses <= 0"
 # Each distinct one by a search in the index: there are a handful, over millions of rows.
 _CANDIDATES: Final = """
     WITH RECURSIVE each (name) AS (
@@ -32,17 +33,14 @@ _MERGED_PAGES: Final = 500  # of the search index, in one step: some 10 ms
 
 
 def remove_bodies(connection: Connection, slices: Slices, numbers: Iterable[int]) -> list[str]:
-    """In the open transaction. Hashes of the files that nobody names any more: `remove_files`
+    """In the open transaction. Hashes of the files that nobody uses any more: `remove_files`
     deletes them, once that is committed."""
     gone, numbers = list[str](), list(numbers)
     slices.settle()
     search.take_back(connection, numbers)
     for number in numbers:
-        texts = connection.execute(_TEXTS, (number,)).fetchone()
-        if texts is None:
-            continue
-        gone += _release_files(connection, {name for text in texts for name in _named(text)})
-        for parts in connection.execute(_PARTS, (number,)).fetchone():
+        gone += _release_files(connection, number)
+        for parts in connection.execute(_PARTS, (number,)).fetchone() or ():
             slices.release(parts)
         connection.execute("DELETE FROM bodies WHERE number = ?", (number,))
     return gone
@@ -74,16 +72,11 @@ def candidates(connection: Connection, table: str) -> list[str]:
     return [row[0] for row in connection.execute(_CANDIDATES.format(table=table))]
 
 
-def _named(text: str | None) -> Iterable[str]:
-    return media.named(text) if text else ()
-
-
-def _release_files(connection: Connection, names: set[str]) -> list[str]:
+def _release_files(connection: Connection, number: int) -> list[str]:
     gone = []
-    for name in names:
-        row = connection.execute(_RELEASE_FILE, (name,)).fetchone()
-        if row is not None and row[0] <= 0:
-            connection.execute("DELETE FROM files WHERE hash = ?", (name,))
+    for (name,) in connection.execute(_RELEASE_FILES, (number,)).fetchall():
+        connection.execute(_RELEASE_FILE, (name,))
+        if connection.execute(_FORGET_FILE, (name,)).rowcount:
             gone.append(name)
     return gone
 
@@ -109,12 +102,9 @@ def remove_strays(connection: Connection, folder: Path) -> int:
 
 @contextmanager
 def secure(connection: Connection) -> Iterator[None]:
-    """What is deleted meanwhile is overwritten with zeros."""
+    """What is deleted meanwhile is overwritten with zeros, however the connection was set up."""
     connection.execute("PRAGMA secure_delete = ON").fetchall()
-    try:
-        yield
-    finally:
-        connection.execute("PRAGMA secure_delete = OFF").fetchall()
+    yield
 
 
 def merge_index(connection: Connection) -> bool:
@@ -156,6 +146,16 @@ def empty_journal(connection: Connection) -> bool:
     """Everything into the database, the journal cut to nothing. False: somebody reads from it."""
     (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
+
+
+def try_empty_journal(connection: Connection) -> bool:
+    """As `empty_journal`, but nobody is waited for."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0").fetchall()
+    try:
+        return empty_journal(connection)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}").fetchall()
 
 
 def free_pages(connection: Connection) -> int:

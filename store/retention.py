@@ -6,7 +6,7 @@ Bodies go before rows: counts and costs are small, and outlive the texts.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +14,10 @@ from policies.record import Record
 from store.database import Connection, iso, transaction
 from store.desk import Desk, Json, Steps
 from store.removal import (
+    candidates,
     empty_journal,
     free_pages,
+    ids_of,
     merge_index,
     remove_bodies,
     remove_files,
@@ -54,6 +56,17 @@ _USED: Final = """
     SELECT (page_count - freelist_count) * page_size + (SELECT coalesce(sum(bytes), 0) FROM files)
     FROM pragma_page_count, pragma_freelist_count, pragma_page_size"""
 
+_TASK: Final = """
+    SELECT t.id FROM exchanges AS e JOIN tasks AS t ON t.id = e.task_id
+    WHERE e.number = ? AND t.system_prompt IS NOT NULL"""
+# The newest first: they are the ones that have a body.
+_KEEPS_BODY: Final = """
+    SELECT 1 FROM exchanges AS e
+    WHERE task_id = ? AND EXISTS (SELECT 1 FROM bodies AS b WHERE b.number = e.number)
+    ORDER BY started_at DESC LIMIT 1"""
+_ANSWERS: Final = "UPDATE observations SET answer = NULL WHERE candidate = ? AND exchange_id = ?"
+_CORRECTIONS: Final = "UPDATE feedback SET correction = NULL WHERE exchange_id = ?"
+
 
 @dataclass(frozen=True, slots=True)
 class Retain:
@@ -85,8 +98,11 @@ def retain(desk: Desk, order: Retain) -> Steps:
     if order.dry:
         return outlook(desk.connection, record, at)
     retention = Retention(record)
-    while retention.work(desk, at):
-        yield {"doing": "removing", "bodies": retention.bodies, "rows": retention.rows}
+    try:
+        while retention.work(desk, at):
+            yield {"doing": "removing", "bodies": retention.bodies, "rows": retention.rows}
+    finally:  # who asked may leave in the middle
+        desk.indexing = True
     return {
         "bodies": retention.bodies,
         "rows": retention.rows,
@@ -245,15 +261,40 @@ def _about_bodies(connection: Connection) -> int:
 
 
 def _delete(desk: Desk, numbers: Sequence[int], rows: bool) -> None:
-    remove = remove_rows if rows else remove_bodies
-    slices = desk.ingest.slices
+    connection, slices = desk.connection, desk.ingest.slices
     try:
-        with transaction(desk.connection):
-            files = remove(desk.connection, slices, numbers)
+        with transaction(connection):
+            tasks = _tasks_of(connection, numbers)
+            if rows:
+                files = remove_rows(connection, slices, numbers)
+            else:
+                files = remove_bodies(connection, slices, numbers)
+                _remove_answers(connection, numbers)
+            _remove_prompts(connection, tasks)
     except BaseException:
         slices.forget()
         raise
     remove_files(desk.home.files, files)
+
+
+def _tasks_of(connection: Connection, numbers: Sequence[int]) -> set[str]:
+    found = (connection.execute(_TASK, (number,)).fetchone() for number in numbers)
+    return {row[0] for row in found if row is not None and row[0] is not None}
+
+
+def _remove_answers(connection: Connection, numbers: Sequence[int]) -> None:
+    """What was answered in place of a body, or should have been, goes when the body does."""
+    ids = [(identity,) for identity in ids_of(connection, numbers)]
+    connection.executemany(_CORRECTIONS, ids)
+    for candidate in candidates(connection, "observations"):
+        connection.executemany(_ANSWERS, [(candidate, identity) for (identity,) in ids])
+
+
+def _remove_prompts(connection: Connection, tasks: Iterable[str]) -> None:
+    """A system prompt is a part of bodies: it goes with the last of them."""
+    for task in tasks:
+        if connection.execute(_KEEPS_BODY, (task,)).fetchone() is None:
+            connection.execute("UPDATE tasks SET system_prompt = NULL WHERE id = ?", (task,))
 
 
 def _delete_incidents(connection: Connection, before: str) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
 from policies.endpoints import (
+    OTHER,
     REALTIME,
     RESPONSES,
     RESPONSES_SOCKET,
@@ -30,6 +32,7 @@ from store.media import File, Media
 from store.money import fill_cost, fill_usage
 from store.realtime import deltas, realtime_messages
 from store.recording import Recording
+from store.redaction import Redaction
 from store.sides import Side, side_of, value_of
 from store.slices import Digests, conversation_of, digests_of
 from store.sockets import side_name, turn_stories
@@ -53,6 +56,16 @@ COLUMNS: Final = (
 )  # fmt: skip
 _EMPTY: Final = dict.fromkeys(COLUMNS)
 _SAID_BY_APPS: Final = ("user", "tenant", "feature", "session")
+# What comes over the wire, and is no count, no time and no name of ours.
+_SEEN_BEFORE: Final = (
+    "path", "deployment", "model", "response_model", "cost_note", "usage", "service_tier",
+    "finish_reason",
+)  # fmt: skip
+_NEW_EACH_TIME: Final = (
+    "response_id", "previous_response_id", "idempotency_key", "upstream_request_id", "error",
+)  # fmt: skip
+_COUNT: Final = re.compile(r":[0-9]{1,8}(?=[,}])")  # a number of a usage, too short for a card's
+_LINKS: Final = frozenset(("response_id", "previous_response_id"))  # one is found by the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +134,14 @@ def _maker(
     method = text_of(story.opened.get("method")) or ""
     plain_path = path.partition("?")[0]
     endpoint = endpoint or classify(method, plain_path)
+    below = plain_path
+    if endpoint is OTHER:  # the way to an upstream stands before what is asked of it
+        below = recording.below(plain_path, "host" in story.opened or story.imported)
+        endpoint = classify(method, below)
     row = _EMPTY | columns(story)
     row |= {"id": uuid_text(exchange), "run_id": run, "endpoint": endpoint.name, "method": method}
     row["path"] = plain_path if endpoint.handling == "tunnel" else path
-    row["deployment"] = deployment(plain_path)
+    row["deployment"] = deployment(below)
     if not story.imported:  # nobody knows which API that was
         row["host"] = row["host"] or recording.host_of(path)
     return _Maker(recording, story, endpoint, row)
@@ -142,9 +159,9 @@ class _Maker:
         self._story = story
         self.endpoint = endpoint
         self._row = row
-        self._media = Media(recording.key)
         self._redaction = recording.redaction(row["privacy"])
         self._marks = self._redaction.begin()
+        self._media = Media(recording.key, self._loose)
         self._asked: Json | None = None  # the request, as it was sent
         self._answer: Json | None = None
         self._used: Usage | None = None
@@ -167,8 +184,9 @@ class _Maker:
         fill_cost(row, self._recording.prices, self._used, story.opened["at"])
         problem = "; ".join(story.problems) or None
         row["error"] = row["error"] or problem
-        if row["error"] is not None:  # what an upstream says may name a person
-            row["error"] = self._plain(row["error"])
+        self._redact_row()
+        if task is not None:
+            task = (*task[:2], row["model"], *task[3:])
         return Rows(
             row, bodies, task, row["seq"] or 0, _rate_limit(story),
             tuple(self._media.files.values()) if self._recording.record.media else (), problem,
@@ -226,8 +244,9 @@ class _Maker:
         if self._plain(said) != said:  # cut over several messages, each of which looks harmless
             lines = [line for line in lines if not list(deltas([line]))]
             note = "its deltas are not kept: something in them is private"
-        text = b"".join(lines).decode()
-        return Bodies(events=self._plain(text) if text else None, response_note=note)
+        redact, marks = self._redaction.text, self._marks
+        text = "".join(redact(line.decode(), marks) for line in lines)
+        return Bodies(events=text or None, response_note=note)
 
     # -- the request
 
@@ -312,10 +331,19 @@ class _Maker:
         if side.raw is not None and side.text is None:
             return self._binary(side)
         if side.text is None:
+            if self._story.response:  # and what it says can't be read
+                self._row["complete"] = 0
             return None
         if side.note is None:
             self._answer = json_object(side.raw)
+            if self._answer is None and self._claims_json() and not _is_json(side.text):
+                self._row["complete"] = 0
+                side.note = "not the JSON that its type says it is"
         return self._clean(side.text, self._answer is not None)
+
+    def _claims_json(self) -> bool:
+        kind = self._story.got.get("content-type", "").partition(";")[0].strip().lower()
+        return kind == "application/json" or kind.endswith("+json")
 
     def _binary(self, side: Side) -> str | None:
         """Audio and files, as what is known of them."""
@@ -354,10 +382,32 @@ class _Maker:
 
     def _clean(self, text: str, is_json: bool) -> str:
         if not is_json:
-            return self._plain(text)
-        if self.endpoint.name != "embeddings":  # vectors are base64, too, and no file of anyone's
-            text = self._media.without(text)
-        return self._redaction.text(text, self._marks)
+            return self._loose(text)
+        if self.endpoint.name == "embeddings":  # vectors are base64, too, and no file of anyone's
+            return self._redaction.text(text, self._marks)
+        return self._media.without(text, lambda short: self._redaction.text(short, self._marks))
+
+    def _loose(self, text: str) -> str:
+        """Text that may be JSON, or begin as such: cut off, lines of it, lists. Its fields are
+        looked at as far as they go, and what is outside of its strings as well."""
+        clean = self._redaction.text(text, self._marks)
+        return clean if _is_json(clean) else self._plain(clean)
+
+    def _redact_row(self) -> None:
+        """What an app or an upstream says may name a person or hold a key, wherever it says it."""
+        row = self._row
+        again = "\n".join([row[name] or "" for name in _SEEN_BEFORE])
+        new = "\n".join([row[name] for name in _NEW_EACH_TIME if row[name] is not None])
+        suspects: list[str] = []
+        if not _is_known(self._redaction, _COUNT.sub(":0", again)):
+            suspects += _SEEN_BEFORE
+        if self._plain(new) is not new:
+            suspects += _NEW_EACH_TIME
+        for name in suspects:
+            value = row[name]
+            clean = None if value is None else self._loose(value)
+            if clean != value:
+                row[name] = self._recording.hashed(value) if name in _LINKS else clean
 
     def _plain(self, text: str) -> str:
         return self._redaction.plain(text, self._marks)
@@ -370,6 +420,20 @@ def _shared(found: Cut | None) -> Parts | None:
 def _rate_limit(story: Story) -> tuple[float | None, ...] | None:
     found = rate_limits.read(story.got)
     return None if found is None else tuple(getattr(found, name) for name in found.__slots__)
+
+
+@lru_cache(maxsize=1024)
+def _is_known(redaction: Redaction, text: str) -> bool:
+    """Is it known to be clean? The same comes with every call of an app."""
+    return redaction.plain(text, redaction.begin()) is text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _why_no_body(endpoint: Endpoint, row: Json, story: Story) -> str:

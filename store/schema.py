@@ -124,7 +124,13 @@ _TABLES: Final = (
         hash       TEXT PRIMARY KEY,  -- with the install's key; understudy:file/<hash> in a text
         bytes      INTEGER NOT NULL,
         media_type TEXT NOT NULL,
-        uses       INTEGER NOT NULL   -- slices and bodies that name it
+        uses       INTEGER NOT NULL   -- rows of file_uses
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE file_uses (  -- not every text that names a file has it: somebody may quote a name
+        number INTEGER NOT NULL REFERENCES exchanges (number),
+        hash   TEXT NOT NULL REFERENCES files (hash),
+        PRIMARY KEY (number, hash)
     ) WITHOUT ROWID""",
     """
     CREATE TABLE rate_limits (  -- as an answer stated them
@@ -391,6 +397,7 @@ def _check_tables(connection: Connection) -> None:
     if not _tables(connection) >= {
         "exchanges",
         "bodies",
+        "file_uses",
         "staged",
         "spool_position",
         "teacher_pairs",

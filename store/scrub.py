@@ -31,7 +31,8 @@ _COUNTED_BY: Final[tuple[Literal["model", "tenant", "feature"], ...]] = (
 _OBSERVATIONS: Final = f"""
     UPDATE observations SET answer = NULL, error = '{FORGOTTEN}'
     WHERE candidate = ? AND exchange_id = ?"""
-_FEEDBACK: Final = "UPDATE feedback SET correction = NULL, source = NULL WHERE exchange_id = ?"
+_FEEDBACK: Final = """
+    UPDATE feedback SET label = NULL, correction = NULL, source = NULL WHERE exchange_id = ?"""
 _PROMPTS: Final = f"""
     UPDATE tasks SET system_prompt = NULL WHERE system_prompt IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM exchanges AS e WHERE e.task_id = tasks.id AND e.privacy != '{FORGOTTEN}')"""

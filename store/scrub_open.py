@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
 from policies.spool import Event, Kind
 from store.database import Connection, transaction
 from store.desk import Desk
 from store.rows import build
 from store.target import Target
+from store.values import dumped, headers_of, json_object
 
 # Of a head, these say how to read its body, and nothing of anyone.
 _PLAIN_HEADERS: Final = ("content-type", "content-encoding")
@@ -59,8 +58,13 @@ def _strip_open(connection: Connection, exchange: bytes, run: str, events: list[
 def _stripped(event: Event) -> bytes | None:
     if event.kind not in (Kind.OPENED, Kind.RESPONSE_HEAD):
         return None
-    said = orjson.loads(event.payload)
-    said["headers"] = [each for each in said["headers"] if each[0].lower() in _PLAIN_HEADERS]
+    said = json_object(event.payload)
+    if said is None:  # damaged: it says nothing that could be kept
+        return None
+    headers = headers_of(said) or {}
+    said["headers"] = [[name, headers[name]] for name in _PLAIN_HEADERS if name in headers]
     if event.kind is Kind.OPENED:
-        said |= {"mode": "metadata", "key": None, "target": said["target"].partition("?")[0]}
-    return orjson.dumps(said)
+        target = str(said.get("target", "")).partition("?")[0]
+        said |= {"mode": "metadata", "key": None, "target": target}
+    text = dumped(said)
+    return None if text is None else text.encode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 
 import brotli  # type: ignore[import-untyped]
@@ -73,3 +74,30 @@ def test_a_bomb_is_stopped(name: str, compress: object) -> None:
     small = compress(bytes(200_000))
     assert len(small) * 200 < 200_000
     assert decode(small, name).error == "decode_error: inflates too much"
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
+def test_members_are_counted(name: str) -> None:
+    """Each costs a moment and may hold nothing: a body of nothing else must not take long."""
+    empty = {"gzip": gzip.compress(b""), "deflate": zlib.compress(b"")}.get(
+        name, zstandard.compress(b"")
+    )
+    assert decode(empty * 999 + CODED[name], name) == Decoded(TEXT)
+    found = decode(empty * 1000 + CODED[name], name)
+    assert found == Decoded(None, "decode_error: inflates too much")
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
+def test_members_of_many_pieces(name: str) -> None:
+    plain = random.Random(1).randbytes(300_000)
+    one = {"gzip": gzip.compress(plain), "deflate": zlib.compress(plain)}.get(
+        name, zstandard.compress(plain)
+    )
+    assert decode(one * 3, name) == Decoded(plain * 3)
+    assert decode(one * 2 + one[:-9], name).error == ENDS_EARLY
+
+
+def test_zeros_behind_a_member() -> None:
+    filled = gzip.compress(TEXT) + b"\0" * 70_000
+    assert decode(filled, "gzip") == Decoded(TEXT)
+    assert decode(filled * 2, "gzip") == Decoded(TEXT * 2)

@@ -97,7 +97,7 @@ def test_what_hangs_on_it_keeps_its_verdict(tmp_path: Path) -> None:
     assert judged["request_hash"].startswith("hash:")
     said = row(at, "SELECT * FROM feedback")
     assert (said["score"], said["label"], said["correction"], said["source"]) == (
-        0.25, "bad", None, None
+        0.25, None, None, None
     )  # fmt: skip
 
 
@@ -159,6 +159,20 @@ def test_an_exchange_that_is_still_open(tmp_path: Path) -> None:
          "response_bytes": len(other.response)},
     ]  # fmt: skip
     assert [text["number"] for text in rows(at, "SELECT number FROM bodies")] == [2]
+
+
+@pytest.mark.parametrize("head", [b"{", b"[]", b'{"status": 200}', b'{"headers": [1]}'])
+def test_an_open_exchange_with_a_damaged_head(tmp_path: Path, head: bytes) -> None:
+    at = home(tmp_path)
+    run = Run(at)
+    mine = said_by(1, CANARY, f"of {CANARY}")
+    run.write(mine.opening(), mine.record(Kind.RESPONSE_HEAD, {"status": 200, "headers": []}))
+    record_all(at)
+    damage = "UPDATE staged SET payload = ? WHERE kind = ?"
+    in_database(at, lambda db: db.execute(damage, (head, int(Kind.RESPONSE_HEAD))))
+    assert order(at, Forget("tenant", f"of {CANARY}"))["still_open"] == 1
+    assert seen_in(at.root, CANARY) == []
+    run.die()
 
 
 def test_one_exchange_by_any_of_its_names(tmp_path: Path) -> None:

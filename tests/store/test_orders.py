@@ -12,15 +12,26 @@ import pytest
 from policies.home import Home
 from policies.words import Feedback, UnknownExchange
 from store import forget as forgetting
-from store import orders, writes
-from store.database import reading
+from store import orders, recorder, schema, search, writes
+from store.database import reading, transaction
 from store.orders import ask, dump, load
+from store.recorder import alone
 from store.retention import Retain
 from store.target import Forget
 from store.writes import OrderError
 from tests.store.forgetting import order as by_hand
 from tests.store.forgetting import said_by, seen_in
-from tests.store.making import Exchange, Run, home, record_all, recording, row, rows, wait_for
+from tests.store.making import (
+    Exchange,
+    Run,
+    home,
+    making,
+    record_all,
+    recording,
+    row,
+    rows,
+    wait_for,
+)
 
 
 @pytest.mark.parametrize("order", [Forget("user", "a\nü", True), Retain(), Retain(dry=True)])
@@ -145,3 +156,107 @@ def test_an_answer_is_one_line_of_json(tmp_path: Path) -> None:
         {"progress": {"doing": "counting", "exchanges": 1}},
         {"ok": True, "result": {"exchanges": 1, "related": 0}},
     ]
+
+
+def test_what_a_reader_delays_is_not_written_anew_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = recorded(tmp_path, 4)
+    monkeypatch.setattr(forgetting, "_CHECKPOINT_TRIES", 1)
+    monkeypatch.setattr(recorder, "_TIDY_SECONDS", 0.0)
+    anew: list[str] = []
+    monkeypatch.setattr(forgetting, "_rewrite", lambda _: anew.append("written"))
+
+    def steps(database: Any) -> bool:
+        while database.step():
+            pass
+        return bool(rows(at, "SELECT 1 FROM progress WHERE name = 'forget'"))
+
+    with reading(at.database) as reader:
+        reader.execute("SELECT count(*) FROM bodies").fetchone()
+        with pytest.raises(OrderError, match="another program keeps reading the database"):
+            by_hand(at, Forget("tenant", "gone"))
+        assert anew == ["written"]
+        assert alone(at, making(), steps)
+    assert not alone(at, making(), steps)
+    assert anew == ["written"]
+
+
+def test_a_forgetting_that_was_cut_short_is_finished_in_steps(tmp_path: Path) -> None:
+    at = recorded(tmp_path, 4)
+    said: list[bool] = []
+    assert seen_in(at.root, "goneword says") == ["understudy.db"]
+
+    def work(database: Any) -> None:
+        steps = database.begin(Forget("tenant", "gone"))
+        while next(steps)["doing"] != "forgetting":
+            pass
+        database.end()
+        while more := database.step():
+            said.append(more)
+
+    alone(at, making(), work)
+    assert said
+    assert rows(at, "SELECT 1 FROM progress WHERE name = 'forget'") == []
+    assert seen_in(at.root, "goneword says") == []
+
+
+def test_an_order_ends_though_its_database_is_gone(tmp_path: Path) -> None:
+    at = recorded(tmp_path, 4)
+
+    def work(database: Any) -> None:
+        steps = database.begin(Forget("tenant", "gone"))
+        while next(steps)["doing"] != "forgetting":
+            pass
+        at.database.unlink()
+        database.step()
+        database.end()
+        again = orders.finish(database.begin(Forget("tenant", "gone")), lambda _: None)
+        assert again["exchanges"] == 0
+        database.end()
+
+    alone(at, making(), work)
+    assert row(at, "SELECT count(*) AS n FROM incidents WHERE kind = 'database_gone'") == {"n": 1}
+
+
+def test_what_was_deleted_does_not_stay_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a reader hold the recorder up."""
+    at = recorded(tmp_path, 2)
+    monkeypatch.setattr(recorder, "_TIDY_SECONDS", 0.0)
+    journal = at.database.with_name(at.database.name + "-wal")
+
+    def work(database: Any) -> None:
+        database.step()
+        with reading(at.database) as reader:
+            reader.execute("SELECT count(*) FROM bodies").fetchone()
+            database.note("test", "one")
+            assert not database.step()
+            assert journal.stat().st_size > 0
+        assert not database.step()
+        assert journal.stat().st_size == 0
+
+    alone(at, making(), work)
+    assert row(at, "SELECT count(*) AS n FROM incidents WHERE kind = 'test'") == {"n": 1}
+
+
+def test_a_body_that_can_not_be_indexed_stops_no_other(tmp_path: Path) -> None:
+    at = recorded(tmp_path, 0)
+    run = Run(at, "run-b")
+    for number in (1, 2, 3):
+        run.write(said_by(number, f"word{number}", "t").records())
+    run.die()
+    record_all(at, record={"search": False})
+    connection = schema.prepare(at.database)
+    connection.execute("UPDATE bodies SET request = NULL, request_parts = '[x' WHERE number = 2")
+    said: list[str] = []
+    assert not search.fill(connection, lambda kind, detail: said.append(f"{kind} {detail}"))
+    assert [one.partition(":")[0] for one in said] == ["not_searchable number 2"]
+    found = "SELECT rowid FROM search WHERE search MATCH ?"
+    assert [connection.execute(found, (f"word{n}",)).fetchone() for n in (1, 3)] == [(1,), (3,)]
+    assert not search.fill(connection) and search.done(connection) == 3
+    with transaction(connection):
+        search.take_back(connection, [1, 2])  # which was never in it
+    assert connection.execute(found, ("word1",)).fetchone() is None
+    connection.close()

@@ -233,6 +233,31 @@ def test_an_answer_of_another_shape_is_no_pair_and_hides_none(
     assert [pair.control for pair in record(at).unobserved("small", 10)] == ["one"]
 
 
+def test_a_lone_surrogate_hides_no_pair(tmp_path: Path) -> None:
+    at = home(tmp_path)
+    broken = orjson.dumps(chat_answer("a_")).replace(b"a_", b"a\\ud83d")
+    spooled(at, said(1, "one"), Exchange(number=2, response=broken), said(3, "three"))
+    connection = schema.prepare(at.database)
+    sql = "UPDATE bodies SET request = ?, request_parts = NULL WHERE number = 3"
+    connection.execute(sql, ('{"model": "gpt-4o", "messages": [], "user": "\\ud83d"}',))
+    connection.close()
+    asked = record(at)
+    for _ in range(2):
+        assert [pair.control for pair in asked.unobserved("small", 10)] == ["three", "one"]
+
+
+def test_what_can_not_be_read_stops_waiting(tmp_path: Path) -> None:
+    at = home(tmp_path)
+    spooled(at, said(1, "one"), said(2, "two"), said(3, "three"))
+    connection = schema.prepare(at.database)
+    connection.execute("UPDATE bodies SET response = '[1', response_parts = NULL WHERE number = 2")
+    connection.execute("UPDATE bodies SET request = '1', request_parts = NULL WHERE number = 3")
+    connection.close()
+    asked = record(at)
+    for _ in range(2):
+        assert [pair.control for pair in asked.unobserved("small", 10)] == ["one"]
+
+
 def test_what_is_observed_is_not_given_again(tmp_path: Path) -> None:
     at = home(tmp_path)
     asked = record(at)

@@ -16,7 +16,7 @@ from store.desk import Desk
 from store.ingest import Ingest
 from store.retention import Retain, Retention, used_bytes
 from store.writes import OrderError
-from tests.store.forgetting import count_anew, order, said_by, seen_in, write
+from tests.store.forgetting import count_anew, in_database, order, said_by, seen_in, write
 from tests.store.making import Exchange, Run, chat_request, home, making, record_all, row, rows
 
 DAY = 86400.0
@@ -77,6 +77,63 @@ def test_old_rows_go_with_all_that_hangs_on_them(tmp_path: Path) -> None:
     for table in ("observations", "comparisons", "feedback"):
         assert rows(at, f"SELECT exchange_id FROM {table}") == [{"exchange_id": third}]
     assert row(at, "SELECT sum(calls) AS n FROM daily") == {"n": 4}
+
+
+def test_what_stands_for_a_body_goes_with_it(tmp_path: Path) -> None:
+    """System prompts, what a candidate answered, what people would have answered."""
+    at = recorded(tmp_path, [50, 40, 1])
+    for number in (1, 3):
+        identity = Exchange(number=number).uuid
+        write(
+            at,
+            Observation(identity, "small", "sha", 1.0, "a", "stop", 1, 1, 1.0, 0.5, None),
+            Feedback(identity, 1.0, 1.0, "good", "better", None),
+        )
+    order(at, Retain(), **keeping(keep_bodies="30d"))
+    third = Exchange(number=3).uuid
+    seen = rows(at, "SELECT exchange_id, margin FROM observations WHERE answer IS NOT NULL")
+    assert seen == [{"exchange_id": third, "margin": 0.5}]
+    said = rows(at, "SELECT exchange_id, label FROM feedback WHERE correction IS NOT NULL")
+    assert said == [{"exchange_id": third, "label": "good"}]
+    assert row(at, "SELECT count(*) AS n FROM feedback WHERE label = 'good'") == {"n": 2}
+    prompts = rows(at, "SELECT system_prompt AS said FROM tasks ORDER BY system_prompt")
+    assert [one["said"] is None for one in prompts] == [True, True, False]
+    assert "word3" in prompts[2]["said"]
+
+
+def test_a_prompt_stays_as_long_as_one_body_has_it(tmp_path: Path) -> None:
+    at = home(tmp_path)
+    run = Run(at)
+    for number, age in enumerate([500, 50, 1], 1):
+        one = said_by(number, "word", "t")
+        one.at = time.time() - age * DAY
+        run.write(one.records())
+    run.die()
+    record_all(at)
+    policy = keeping(keep_bodies="30d", keep_rows="400d")
+    assert order(at, Retain(), **policy)["bodies"] == 1
+    kept_prompts = "SELECT count(system_prompt) AS n, count(*) AS tasks FROM tasks"
+    assert row(at, kept_prompts) == {"n": 1, "tasks": 1}
+    in_database(at, lambda db: db.execute("UPDATE exchanges SET started_at = '2001-01-01'"))
+    order(at, Retain(), **policy)
+    assert row(at, kept_prompts) == {"n": 0, "tasks": 1}
+
+
+def test_who_leaves_while_it_merges_does_not_stop_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = recorded(tmp_path, [50, 1])
+    monkeypatch.setattr(retention, "_UNMERGED_SHARE", 0.0)
+    monkeypatch.setattr(retention, "merge_index", lambda _: True)
+    recording = making(record={"keep_bodies": "30d"})
+    connection = schema.prepare(at.database)
+    desk = Desk(connection, Ingest(connection, recording, at.files), recording, at, lambda: False)
+    steps = retention.retain(desk, Retain())
+    while desk.indexing:
+        next(steps)
+    steps.close()
+    assert desk.indexing
+    connection.close()
 
 
 def test_the_newest_row_stays_so_that_no_number_comes_again(tmp_path: Path) -> None:

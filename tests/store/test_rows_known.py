@@ -204,3 +204,74 @@ def test_the_policy_says_where_to_look(tmp_path: Path) -> None:
         identity={"tenant": ["metadata.customer"], "user": ["safety_identifier"]},
     )
     assert (found["tenant"], found["user"]) == ("acme", "safe-1")
+
+
+@pytest.mark.parametrize(
+    ("target", "endpoint", "deployment", "cost"),
+    [
+        ("/eu/v1/chat/completions", "chat.completions", None, 0.0000525),
+        ("/eu/openai/deployments/d/chat/completions?a=1", "chat.completions", "d", None),
+        ("/eu/v1/organization/users?a=1", "organization", None, None),
+        ("/euro/v1/chat/completions", "other", None, None),
+    ],
+)
+def test_the_way_to_an_upstream_is_no_part_of_the_call(
+    tmp_path: Path, target: str, endpoint: str, deployment: str | None, cost: float | None
+) -> None:
+    upstreams = [{"prefix": "/eu", "url": "https://api.openai.com", "strip": True}]
+    one = Exchange(target=target)
+    found = recorded(tmp_path, one, upstreams=upstreams)
+    assert (found["endpoint"], found["deployment"]) == (endpoint, deployment)
+    assert ("bodies" in found) == (endpoint == "chat.completions")
+    if cost is not None:
+        assert (found["input_tokens"], found["cost_usd"]) == (9, cost)
+
+
+def test_a_client_that_names_the_host_in_its_target(tmp_path: Path) -> None:
+    one = Exchange(target="http://llm.local:80/v1/chat/completions")
+    one.more_opened = {"host": "llm.local"}
+    found = recorded(tmp_path, one, upstreams=[{"prefix": "/v1", "url": "http://127.0.0.1:9"}])
+    assert (found["endpoint"], found["host"]) == ("chat.completions", "llm.local")
+    assert "bodies" in found
+
+
+def test_speech_that_was_refused_costs_nothing(tmp_path: Path) -> None:
+    asked = orjson.dumps({"model": "tts-1", "input": "x" * 1000, "voice": "a"})
+    one = Exchange(request=asked, target="/v1/audio/speech", status=429)
+    one.response = b'{"error":{"message":"slow down"}}'
+    found = recorded(tmp_path, one)
+    assert (found["cost_usd"], found["cost_note"]) == (None, "the answer states no usage")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", "/v1/responses/r1"), ("POST", "/v1/responses/r1/cancel"), ("GET", "/v1/batches/b1")],
+)
+def test_an_answer_that_is_read_again_is_counted_once(
+    tmp_path: Path, method: str, target: str
+) -> None:
+    answer = {"id": "r1", "model": "gpt-4o", "usage": {"input_tokens": 7, "output_tokens": 5}}
+    one = Exchange(method=method, target=target, request=b"", response=orjson.dumps(answer))
+    found = recorded(tmp_path, one)
+    assert orjson.loads(found["usage"]) == answer["usage"]
+    assert (found["input_tokens"], found["output_tokens"], found["cost_usd"]) == (None, None, None)
+    assert found["usage_note"].startswith("not counted here")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "complete"),
+    [
+        (b'{"id":"a","choices":[', [], 0),
+        (b"[1,2]", [], 1),
+        (b"", [], 1),
+        (b"not gzip", [("Content-Encoding", "gzip")], 0),
+    ],
+)
+def test_an_answer_is_complete_only_if_it_can_be_read(
+    tmp_path: Path, body: bytes, headers: list[tuple[str, str]], complete: int
+) -> None:
+    one = Exchange(response=body)
+    one.response_headers = [*one.response_headers, *headers]
+    found = recorded(tmp_path, one)
+    assert found["complete"] == complete
+    assert (found["bodies"]["response_note"] is None) == bool(complete)
