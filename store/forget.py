@@ -20,7 +20,6 @@ from store.removal import (
     remove_bodies,
     remove_files,
     remove_strays,
-    secure,
     write_anew,
 )
 from store.scrub import Tally, scrub, scrub_names, scrub_prompts
@@ -58,16 +57,15 @@ def forget(desk: Desk, order: Forget) -> Steps:
         total = yield from _count(desk.connection, target)
         return {"exchanges": total, "related": _related(desk.connection, target)}
     tally = Tally()
-    with secure(desk.connection):
-        last = 0
-        # Twice: what has come in meanwhile goes, too.
-        for _ in range(2):
-            yield from _read_up(desk)
-            tally.still_open += scrub_open(desk, target)
-            last = yield from _forget_rows(desk, target, tally, last)
-        with transaction(desk.connection):
-            tally.prompts = scrub_prompts(desk.connection)
-            scrub_names(desk.connection, target)
+    last = 0
+    # Twice: what has come in meanwhile goes, too.
+    for _ in range(2):
+        yield from _read_up(desk)
+        tally.still_open += scrub_open(desk, target)
+        last = yield from _forget_rows(desk, target, tally, last)
+    with transaction(desk.connection):
+        tally.prompts = scrub_prompts(desk.connection)
+        scrub_names(desk.connection, target)
     yield from clean(desk)
     traces = _own_traces(desk.connection, tally.traces)
     counts = {name: getattr(tally, name) for name in Tally.__slots__ if name != "traces"}

@@ -39,7 +39,7 @@ from store.database import (
 from store.desk import Desk, Json, Steps
 from store.ingest import Ingest
 from store.recording import Recording
-from store.removal import empty_journal
+from store.removal import try_empty_journal
 from store.retention import Retention
 from store.writes import OrderError
 
@@ -451,7 +451,7 @@ class _Database:
         for: next time, then."""
         assert self._connection is not None
         changes = self._connection.total_changes
-        if changes != self._changes and _emptied_at_once(self._connection):
+        if changes != self._changes and try_empty_journal(self._connection):
             self._changes = changes
 
     def _finish_forgetting(self) -> bool:
@@ -467,15 +467,6 @@ class _Database:
             self._leave_behind()
         assert self._ingest is not None
         return self._ingest
-
-
-def _emptied_at_once(connection: Connection) -> bool:
-    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        return empty_journal(connection)
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 class _Cleaning:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -98,13 +97,6 @@ def remove_strays(connection: Connection, folder: Path) -> int:
 
 
 # -- nothing left on the disk either
-
-
-@contextmanager
-def secure(connection: Connection) -> Iterator[None]:
-    """What is deleted meanwhile is overwritten with zeros, however the connection was set up."""
-    connection.execute("PRAGMA secure_delete = ON").fetchall()
-    yield
 
 
 def merge_index(connection: Connection) -> bool:

@@ -23,7 +23,6 @@ from store.removal import (
     remove_files,
     remove_rows,
     remove_strays,
-    secure,
     shrink,
 )
 from store.writes import OrderError
@@ -166,15 +165,14 @@ class Retention:
     def work(self, desk: Desk, at: float) -> bool:
         """A short step at once. `at`: seconds since the epoch. Is there more?"""
         connection = desk.connection
-        with secure(connection):
-            if self._merging:
-                self._merge(desk)
-                return True
-            before = self.bodies + self.rows
-            more = self._old(desk, at) or self._too_many(desk)
-            self._unmerged += self.bodies + self.rows - before
-            if more:
-                return True
+        if self._merging:
+            self._merge(desk)
+            return True
+        before = self.bodies + self.rows
+        more = self._old(desk, at) or self._too_many(desk)
+        self._unmerged += self.bodies + self.rows - before
+        if more:
+            return True
         if self._unmerged > _UNMERGED_SHARE * _about_bodies(connection) or (
             self._unmerged and self._over(connection) > 1
         ):
