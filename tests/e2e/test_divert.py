@@ -66,7 +66,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     home = tmp_path_factory.mktemp("divert") / "home"
     with (
         Upstream(Standin(ANSWERS, keys={GOOD, REVOKED})) as upstream,
-        Sidecar(home, fast_rollout(upstream.url)) as sidecar,
+        Sidecar(home, fast_rollout(upstream.url) | {"divert": {"patience": "1s"}}) as sidecar,
     ):
         stage = Stage(upstream, sidecar, iter(TICKETS))
         stage.learn()
@@ -157,7 +157,8 @@ def test_a_stopped_model_costs_three_waits_and_then_nothing(stage: Stage) -> Non
             started = time.monotonic()
             assert stage.ask() == "upstream"
             waits.append(time.monotonic() - started)
-        assert sum(wait > 1.5 for wait in waits) <= 3
+        assert sum(wait > 0.8 for wait in waits) <= 3
+        # Three waits are over before the director misses the model and plans without it.
         assert stage.sidecar.health()["breakers"] == {"triage": "open"}
     finally:
         stage.sidecar.signal("model:triage", signal.SIGCONT)
