@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from store.groups import BODY_KINDS, grouped, merged
 from store.media import write as write_file
 from store.recording import Recording
 from store.removal import try_empty_journal
-from store.rows import COLUMNS, Bodies, Rows, Unreadable, build, build_turns, sequence
+from store.rows import Bodies, Rows, Unreadable, build, build_turns, sequence
 from store.slices import Digests, Slices, digests_of
 from store.sockets import is_switch, shortened
 from store.spool_reader import Piece, Position
@@ -33,10 +34,6 @@ MOST_CACHED: Final = 64 << 20
 _LONG_SOCKET: Final = 256 << 10
 _MOST_DETAIL: Final = 300
 
-_INSERT_EXCHANGE: Final = (
-    f"INSERT OR IGNORE INTO exchanges ({', '.join(COLUMNS)}) "
-    f"VALUES ({', '.join('?' * len(COLUMNS))})"
-)
 _INSERT_BODIES: Final = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_FILE: Final = """
     INSERT INTO files VALUES (?, ?, ?, 1) ON CONFLICT (hash) DO UPDATE SET uses = uses + 1"""
@@ -300,7 +297,8 @@ class Ingest:
     def _insert_exchange(self, rows: Rows) -> bool:
         """False for what is there already, perhaps forgotten: nothing of it is kept again."""
         execute, exchange = self._connection.execute, rows.exchange
-        inserted = execute(_INSERT_EXCHANGE, tuple(exchange.values()))
+        known = {name: value for name, value in exchange.items() if value is not None}
+        inserted = execute(_insert_of(tuple(known)), tuple(known.values()))
         if not inserted.rowcount:
             return False
         if rows.bodies is not None:
@@ -425,6 +423,16 @@ def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Record
 
 def _switches(events: list[Event]) -> bool:
     return any(e.kind is Kind.RESPONSE_HEAD and is_switch(e.payload) for e in events)
+
+
+@lru_cache(maxsize=512)
+def _insert_of(columns: tuple[str, ...]) -> str:
+    """Of known values alone: half of them are not, and each NULL would take as long to bind as ten
+    texts."""
+    return (
+        f"INSERT OR IGNORE INTO exchanges ({', '.join(columns)}) "
+        f"VALUES ({', '.join('?' * len(columns))})"
+    )
 
 
 def _staged_rows(batch: _Batch) -> list[tuple[Any, ...]]:
