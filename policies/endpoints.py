@@ -36,7 +36,7 @@ RESPONSES: Final = Endpoint("responses", "capture")
 # The upgrade; each turn on the socket is a call of its own.
 RESPONSES_SOCKET: Final = Endpoint("responses.websocket", "capture")
 REALTIME: Final = Endpoint("realtime", "note")
-# An answer that was made before is read, awaited or ended: its usage is no new usage.
+# An answer that was made before is read, awaited or ended. Its usage counts once: counted_once.py.
 RESPONSES_STORED: Final = Endpoint("responses.stored", "capture")
 BATCHES_STORED: Final = Endpoint("batches.stored", "capture")
 _CHAT_STORED: Final = Endpoint("chat.completions.stored", "note")

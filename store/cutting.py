@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _LISTS: Final = frozenset(("messages", "input"))  # each element of theirs is a piece
 _BLOCKS: Final = frozenset(
@@ -30,8 +29,7 @@ def _no_json(name: str) -> Any:
 _scan: Final = JSONDecoder(parse_constant=_no_json).scan_once  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """Pieces that follow each other. `user`: which of them is a user's first message."""
 
     pieces: tuple[str, ...]
@@ -42,8 +40,7 @@ Part = str | Chain
 Parts = tuple[Part, ...]  # one alone: there is nothing in it that others could share
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """`parts`, joined, are the text. `json`: what it says; of a repeated key, the last."""
 
     parts: Parts

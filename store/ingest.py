@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policies.spool import Event, Kind
-from store import daily
+from store import counted_once, daily
 from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
 from store.groups import BODY_KINDS, grouped, merged
@@ -297,6 +297,8 @@ class Ingest:
     def _insert_exchange(self, rows: Rows) -> bool:
         """False for what is there already, perhaps forgotten: nothing of it is kept again."""
         execute, exchange = self._connection.execute, rows.exchange
+        if rows.once is not None:
+            exchange = counted_once.settled(self._connection, exchange, rows.once)
         known = {name: value for name, value in exchange.items() if value is not None}
         inserted = execute(_insert_of(tuple(known)), tuple(known.values()))
         if not inserted.rowcount:

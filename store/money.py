@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from store import estimates, usage
+from store import counted_once, estimates, usage
 from store.price_list import provider_of
 from store.prices import Prices
 from store.sides import value_of
@@ -13,14 +14,7 @@ from store.values import Json
 
 _OK: Final = 200
 _GOOD: Final = range(200, 300)
-_CHARGED_ELSEWHERE: Final = (
-    "responses.stored", "responses.cancel", "responses.input_tokens", "responses.input_items",
-    "batches", "batches.list", "batches.stored", "batches.cancel",
-)  # fmt: skip
-_TOKENS: Final = (
-    "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
-    "audio_input_tokens", "audio_output_tokens",
-)  # fmt: skip
+_UNDER_WAY: Final = ("queued", "in_progress")
 
 
 def fill_usage(row: Json, endpoint: str, answer: Json | None, asked: Json | None) -> usage.Usage:
@@ -29,12 +23,17 @@ def fill_usage(row: Json, endpoint: str, answer: Json | None, asked: Json | None
     if endpoint == "audio.speech" and found.raw is None and asked is not None and _is_good(row):
         found = usage.of_speech(asked)
     row["usage"] = found.raw
-    if endpoint in _CHARGED_ELSEWHERE and found.raw is not None:
-        row["usage_note"] = "not counted here: it belongs to the call that made the answer"
-        return found
+    if endpoint in counted_once.ELSEWHERE and found.raw is not None:
+        found = _stated_again(row, endpoint, answer, found)
+        if found.once is None:
+            row["usage_note"] = counted_once.NOT_HERE
+            return found
     row["usage_note"] = found.note or (None if found.raw else "the answer states no usage")
-    for name in _TOKENS:
+    for name in counted_once.TOKENS:
         row[name] = getattr(found, name)
+    if endpoint == "responses" and found.raw is None and _comes_later(row, answer):
+        row["usage_note"] = "not stated yet: the response is made in the background"
+        return replace(found, note=row["usage_note"])
     if found.raw is None and asked is not None and row["status"] == _OK:
         _estimate(row, endpoint, answer, asked)
     return found
@@ -42,6 +41,20 @@ def fill_usage(row: Json, endpoint: str, answer: Json | None, asked: Json | None
 
 def _is_good(row: Json) -> bool:
     return row["status"] in _GOOD
+
+
+def _stated_again(row: Json, endpoint: str, answer: Json | None, found: usage.Usage) -> usage.Usage:
+    """With the rule by which it may count all the same, if there is one."""
+    rule = counted_once.rule_of(endpoint, answer) if _is_good(row) else None
+    if rule == "batch" and answer is not None and not counted_once.is_charged_by_tokens(answer):
+        return replace(found, once=rule, charged_apart="what this batch holds")
+    return replace(found, once=rule)
+
+
+def _comes_later(row: Json, answer: Json | None) -> bool:
+    """Whoever reads the response is told its usage. A stream that was cut also says `in_progress`:
+    perhaps nobody reads that any more."""
+    return not row["stream"] and value_of(answer, "status") in _UNDER_WAY
 
 
 def _estimate(row: Json, endpoint: str, answer: Json | None, asked: Json) -> None:
@@ -69,8 +82,8 @@ def fill_cost(row: Json, prices: Prices, used: usage.Usage | None, at: float) ->
     if row["served_by"] != "upstream":
         row["cost_note"] = "not served by the upstream"
         return
-    if row["endpoint"] in _CHARGED_ELSEWHERE:
-        row["cost_note"] = "what it states was charged with another call, if at all"
+    if row["endpoint"] in counted_once.ELSEWHERE and (used is None or used.once is None):
+        row["cost_note"] = counted_once.NOT_CHARGED
         return
     if used is None:
         row["cost_note"] = row["usage_note"]
@@ -86,6 +99,7 @@ def fill_cost(row: Json, prices: Prices, used: usage.Usage | None, at: float) ->
         datetime.fromtimestamp(at, UTC),
         used,
         row["endpoint"],
+        batch=used.once == "batch",
     )
     row["cost_usd"] = None if found.usd is None else float(found.usd)
     row["cost_note"] = found.note

@@ -47,6 +47,8 @@ class Cost:
 # "The moderation endpoint is free to use" (OpenAI, guide to moderation).
 _FREE: Final = Cost(Decimal(0))
 
+_LONG_ONES: Final = "long requests cost more, and a batch does not say how long its requests were"
+
 
 class Prices:
     def __init__(self, overrides: Sequence[Price] = ()) -> None:
@@ -65,7 +67,8 @@ class Prices:
         batch: bool = False,
     ) -> Cost:
         """Of an answered request. `provider`: as `price_list.provider_of` says. `model`: as asked
-        for. `tier`: of the answer, not of the request. `at`: of the request; naive means UTC."""
+        for. `tier`: of the answer, not of the request. `at`: of the request; naive means UTC.
+        `batch`: `usage` is the sum over a batch's requests."""
         if endpoint == "moderations" and provider in (OPENAI, REGIONAL):
             return _FREE
         if usage.note is not None:
@@ -84,6 +87,8 @@ class Prices:
             self._resolved[key] = table
         if isinstance(table, str):
             return Cost(None, table)
+        if batch and table.at(usage.input_tokens or 0) != table.at(0):
+            return Cost(None, _LONG_ONES)
         return _sum(usage, table, response_model or model)
 
     def _resolve(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 _UNITS: Final = {
     "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9
@@ -29,8 +29,7 @@ _REFILLED: Final = 60.0
 _TOO_MANY: Final = 429
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimits:
+class RateLimits(NamedTuple):
     """Counts, and seconds (`_s`). None: not stated, or not to be believed."""
 
     limit_requests: int | None = None
@@ -41,12 +40,6 @@ class RateLimits:
     reset_tokens_s: float | None = None
     retry_after_s: float | None = None
 
-    def row(self, at: str, key_hash: str | None, model: str | None) -> dict[str, Any]:
-        """For the table `rate_limits`, which knows no retry: that is the exchange's."""
-        values = asdict(self)
-        del values["retry_after_s"]
-        return {"at": at, "key_hash": key_hash, "model": model, **values}
-
 
 _NOTHING: Final = RateLimits()
 
@@ -55,8 +48,8 @@ def read(headers: Mapping[str, str]) -> RateLimits | None:
     """`headers` by lower-case name. None: they say nothing of limits."""
     if not any(name in headers for name in _NAMES):
         return None
-    requests = _group(headers, "requests")
-    tokens = _group(headers, "tokens")
+    requests = _group(headers, _REQUESTS)
+    tokens = _group(headers, _TOKENS)
     found = RateLimits(*requests, *tokens, _retry_after(headers))
     return None if found == _NOTHING else found
 
@@ -96,22 +89,27 @@ def _beyond(start: float, end: float, until: float) -> float:
 # -- headers
 
 
-_NAMES: Final = (
-    *(f"x-ratelimit-{what}-{of}"
-      for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
-    "retry-after",
-    "retry-after-ms",
-)  # fmt: skip
+Names = tuple[str, str, str]
 
 
-def _group(headers: Mapping[str, str], of: str) -> tuple[int | None, int | None, float | None]:
-    limit = _whole(headers.get(f"x-ratelimit-limit-{of}")) or None
-    remaining = _whole(headers.get(f"x-ratelimit-remaining-{of}"))
+def _names(of: str) -> Names:
+    return f"x-ratelimit-limit-{of}", f"x-ratelimit-remaining-{of}", f"x-ratelimit-reset-{of}"
+
+
+_REQUESTS: Final = _names("requests")
+_TOKENS: Final = _names("tokens")
+_NAMES: Final = (*_REQUESTS, *_TOKENS, "retry-after", "retry-after-ms")
+
+
+def _group(headers: Mapping[str, str], names: Names) -> tuple[int | None, int | None, float | None]:
+    limit = _whole(headers.get(names[0])) or None
+    remaining = _whole(headers.get(names[1]))
     if limit is None and not remaining:
         return None, None, None
-    return limit, remaining, duration(headers.get(f"x-ratelimit-reset-{of}"))
+    return limit, remaining, duration(headers.get(names[2]))
 
 
+@lru_cache(maxsize=1024)  # most calls of an app come with the same ones
 def duration(value: str | None) -> float | None:
     """Seconds of `12ms`, `6m0s`, `1h2m3.5s`, or of a bare number of seconds."""
     text = value.strip() if value else ""

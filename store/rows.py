@@ -38,7 +38,7 @@ from store.slices import Digests, conversation_of, digests_of
 from store.sockets import side_name, turn_stories
 from store.story import Story, Unreadable, columns, cuts, gather, is_event_stream
 from store.streams import Assembled, assemble
-from store.usage import Usage, tier
+from store.usage import Rule, Usage, tier
 from store.values import Json, count_of, dumped, json_object, text_of
 
 __all__ = ["COLUMNS", "Bodies", "Rows", "Unreadable", "build", "sequence", "uuid_text"]
@@ -84,15 +84,17 @@ class Bodies:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`problem`: something of it could not be read; the rest was recorded all the same."""
+    """`problem`: something of it could not be read; the rest was recorded all the same. `once`: its
+    tokens and cost count only by this rule, see `counted_once`."""
 
     exchange: Json
     bodies: Bodies | None
     task: tuple[str, str, str | None, str | None, str] | None
     seq: int
-    rate_limit: tuple[float | None, ...] | None = None  # a row of `rate_limits`
+    rate_limit: rate_limits.RateLimits | None = None
     files: tuple[File, ...] = ()
     problem: str | None = None
+    once: Rule | None = None
 
 
 def uuid_text(exchange: bytes) -> str:
@@ -188,8 +190,9 @@ class _Maker:
         if task is not None:
             task = (*task[:2], row["model"], *task[3:])
         return Rows(
-            row, bodies, task, row["seq"] or 0, _rate_limit(story),
+            row, bodies, task, row["seq"] or 0, rate_limits.read(story.got),
             tuple(self._media.files.values()) if self._recording.record.media else (), problem,
+            None if self._used is None else self._used.once,
         )  # fmt: skip
 
     def _bodies(self, cut_sides: Json) -> tuple[Bodies, Any]:
@@ -415,11 +418,6 @@ class _Maker:
 
 def _shared(found: Cut | None) -> Parts | None:
     return found.parts if found is not None and len(found.parts) > 1 else None
-
-
-def _rate_limit(story: Story) -> tuple[float | None, ...] | None:
-    found = rate_limits.read(story.got)
-    return None if found is None else tuple(getattr(found, name) for name in found.__slots__)
 
 
 @lru_cache(maxsize=1024)

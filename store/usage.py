@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
+
+Rule = Literal["response", "batch"]  # see `counted_once`
 
 # No answer uses a trillion tokens; a figure beyond would drown every sum that it is part of.
 _MOST: Final = 10**12
@@ -36,7 +38,8 @@ class Usage:
 
     `seconds`: of audio, where that is what is charged. `characters`: of the text to speak.
     `charged_apart`: hosted tools in the answer that cost money besides. `raw`: the usage object as
-    compact JSON. `note`: why something that should be known is None.
+    compact JSON. `note`: why something that should be known is None. `once`: others state it too,
+    and it counts but once, by this rule.
     """
 
     input_tokens: int | None = None
@@ -57,6 +60,7 @@ class Usage:
     charged_apart: str | None = None
     raw: str | None = None
     note: str | None = None
+    once: Rule | None = None
 
 
 def read(endpoint: str, answer: Mapping[str, Any] | None) -> Usage:

@@ -123,12 +123,12 @@ def test_timeouts_are_neither_early_nor_late(tmp_path: Path) -> None:
         began = time.monotonic()
         client.send(b"GET / HT")
         client.rest()
-        assert head - 0.1 < time.monotonic() - began < head + 1
+        assert head - 0.1 < time.monotonic() - began < head + 3
         began = time.monotonic()
         with upstream.playing(silent):
             assert sidecar.exchange(post(chat("silent"))).status == 504
-        assert idle - 0.1 < time.monotonic() - began < idle + 1
-        assert sidecar.row("silent")["latency_ms"] == pytest.approx(1000 * idle, abs=1000)
+        assert idle - 0.1 < time.monotonic() - began < idle + 3
+        assert sidecar.row("silent")["latency_ms"] == pytest.approx(1000 * idle, abs=3000)
         assert sidecar.exchange(post(chat("next"))).body == ANSWER
         assert sidecar.stop() == 0
         sound(sidecar)
@@ -165,7 +165,7 @@ def test_the_drain_is_neither_early_nor_late(tmp_path: Path, ends: bool) -> None
             sidecar.process.send_signal(signal.SIGTERM)
             assert client.rest() == (ending if ends else b"")
             if not ends:
-                assert drain - 0.1 < time.monotonic() - told < drain + 1
+                assert drain - 0.1 < time.monotonic() - told < drain + 3
             assert sidecar.process.wait(20) == 0
             assert time.monotonic() - told < drain + 5
         assert sidecar.row("drained")["complete"] == ends

@@ -20,22 +20,6 @@ def test_the_six_headers() -> None:
     assert read(OPENAI) == RateLimits(10000, 9999, 0.006, 30_000_000, 29_999_000, 360.0)
 
 
-def test_a_row_is_what_the_table_holds() -> None:
-    limits = read(OPENAI | {"retry-after": "2"})
-    assert limits is not None
-    assert limits.row("2026-11-01T00:00:00.000Z", "abc", "gpt-4o") == {
-        "at": "2026-11-01T00:00:00.000Z",
-        "key_hash": "abc",
-        "model": "gpt-4o",
-        "limit_requests": 10000,
-        "remaining_requests": 9999,
-        "reset_requests_s": 0.006,
-        "limit_tokens": 30_000_000,
-        "remaining_tokens": 29_999_000,
-        "reset_tokens_s": 360.0,
-    }
-
-
 DURATIONS = [
     ("12ms", 0.012),
     ("6m0s", 360.0),
