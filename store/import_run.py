@@ -97,15 +97,22 @@ def _staged(home: Home) -> Path:
     """A folder on the spool's disk that is none of its runs."""
     staging = home.root / _STAGING
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in staging.iterdir():
-        if is_over(left):
-            shutil.rmtree(left, ignore_errors=True)
+    _sweep(staging)
     return Path(tempfile.mkdtemp(prefix="", dir=staging))
 
 
+def _sweep(staging: Path) -> None:
+    """Away with what imports left that were killed."""
+    for left in staging.iterdir():
+        if is_over(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def end_staging(home: Home) -> None:
+    staging = home.root / _STAGING
     with suppress(OSError):  # another import is at it
-        (home.root / _STAGING).rmdir()
+        _sweep(staging)  # at the beginning, one killed just before was too fresh to be told
+        staging.rmdir()
 
 
 @dataclass(slots=True)

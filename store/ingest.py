@@ -181,7 +181,7 @@ class Ingest:
             return
         open_.socket = False  # without turns, or a fault of ours: not to be tried again
         try:
-            found = shortened(exchange, self._events(exchange) + new)
+            found = shortened(exchange, self._events(exchange) + new, self._recording)
             if found is None:
                 return
             turns = build_turns(batch.run, found.turns, self._recording)

@@ -18,8 +18,8 @@ import orjson
 
 from store.deflate import Side
 from store.frames import Message, Socket
-from store.turns import Checkpoint, parsed
-from store.values import Json
+from store.turns import Checkpoint
+from store.values import Json, json_object
 
 # Of the server's deltas only these hold audio: a transcript's ends in "audio_transcript.delta".
 _AUDIO_DELTA: Final = "audio.delta"
@@ -73,7 +73,7 @@ def realtime_messages(
 def deltas(lines: Iterable[bytes]) -> Iterator[str]:
     """Texts that came in pieces, in the lines of a session."""
     for line in lines:
-        message = parsed(line)
+        message = json_object(line)
         event = message.get("message") if message is not None else None
         if isinstance(event, dict) and str(event.get("type")).endswith(".delta"):
             piece = event.get("delta")
@@ -89,7 +89,7 @@ def _line(side: Side, message: Message, start: float, keeps_audio: bool) -> byte
 
 def _said(message: Message, keeps_audio: bool) -> tuple[bytes, bytes]:
     """The name of what a line holds, and its JSON."""
-    event = parsed(message.data)
+    event = json_object(message.data)
     if event is None:
         if message.text:
             return b"text", orjson.dumps(message.data.decode())

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import urlsplit
 
+from policies.endpoints import OTHER, Endpoint, classify
 from policies.identity import Sources
 from policies.policy import Policy
 from policies.record import Record
@@ -50,10 +51,19 @@ class Recording:
         path: a tunnel's target names its host itself."""
         return next((host for prefix, host in self.hosts if _owns(prefix, path)), None)
 
-    def below(self, path: str, is_named: bool) -> str:
-        """The path without what led to its upstream: the prefix of a route, or where a client named
-        the host itself (`is_named`) what stands before the path. Without a query."""
-        path = path.partition("?")[0]
+    def endpoint(self, method: str, path: str, is_named: bool) -> tuple[Endpoint, str]:
+        """What was asked for, and the path that says so, without a query. `is_named`: the client
+        named the host itself."""
+        plain = path.partition("?")[0]
+        found = classify(method, plain)
+        if found is not OTHER:
+            return found, plain
+        below = self._below(plain, is_named)
+        return classify(method, below), below
+
+    def _below(self, path: str, is_named: bool) -> str:
+        """Without what led to its upstream: the prefix of a route, or what stands before the path
+        where a client named the host."""
         if is_named:
             return _ABSOLUTE.sub("", path, count=1)
         return next((path[len(prefix) :] for prefix, _ in self.hosts if _owns(prefix, path)), path)

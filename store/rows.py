@@ -14,15 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from policies.endpoints import (
-    OTHER,
-    REALTIME,
-    RESPONSES,
-    RESPONSES_SOCKET,
-    Endpoint,
-    classify,
-    deployment,
-)
+from policies.endpoints import REALTIME, RESPONSES, RESPONSES_SOCKET, Endpoint, deployment
 from policies.fingerprint import request_hash, system_prompt, task_id
 from policies.identity import identify
 from policies.spool import Event
@@ -132,17 +124,12 @@ def _maker(
     recording: Recording,
     endpoint: Endpoint | None = None,
 ) -> _Maker:
-    path = text_of(story.opened.get("target")) or ""
-    method = text_of(story.opened.get("method")) or ""
-    plain_path = path.partition("?")[0]
-    endpoint = endpoint or classify(method, plain_path)
-    below = plain_path
-    if endpoint is OTHER:  # the way to an upstream stands before what is asked of it
-        below = recording.below(plain_path, "host" in story.opened or story.imported)
-        endpoint = classify(method, below)
+    path, method = story.target, story.method
+    found, below = recording.endpoint(method, path, story.names_host)
+    endpoint = endpoint or found
     row = _EMPTY | columns(story)
     row |= {"id": uuid_text(exchange), "run_id": run, "endpoint": endpoint.name, "method": method}
-    row["path"] = plain_path if endpoint.handling == "tunnel" else path
+    row["path"] = path.partition("?")[0] if endpoint.handling == "tunnel" else path
     row["deployment"] = deployment(below)
     if not story.imported:  # nobody knows which API that was
         row["host"] = row["host"] or recording.host_of(path)

@@ -9,9 +9,10 @@ from typing import Final
 
 import orjson
 
-from policies.endpoints import RESPONSES_SOCKET, classify
+from policies.endpoints import RESPONSES_SOCKET
 from policies.spool import Event, Kind
 from store.deflate import Side
+from store.recording import Recording
 from store.story import Story, gather
 from store.turns import Turn, TurnReader
 from store.values import dumped, text_of
@@ -49,12 +50,11 @@ def is_switch(head: bytes) -> bool:
     return _SWITCHED in head[:_STATUS_WITHIN]
 
 
-def shortened(exchange: bytes, events: list[Event]) -> Shortened | None:
+def shortened(exchange: bytes, events: list[Event], recording: Recording) -> Shortened | None:
     """Of a socket that is still open; None for one that carries no turns. A socket may live for
     hours: what its turns were made of need not be kept until it ends."""
     story = gather(events)
-    method, target = text_of(story.opened.get("method")), text_of(story.opened.get("target"))
-    endpoint = classify(method or "", (target or "").partition("?")[0])
+    endpoint, _ = recording.endpoint(story.method, story.target, story.names_host)
     if not story.switched or endpoint is not RESPONSES_SOCKET:
         return None
     reader = _reader(story)

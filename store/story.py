@@ -51,6 +51,19 @@ class Story:
         return self.opened.get("imported") is True
 
     @property
+    def method(self) -> str:
+        return text_of(self.opened.get("method")) or ""
+
+    @property
+    def target(self) -> str:
+        return text_of(self.opened.get("target")) or ""
+
+    @property
+    def names_host(self) -> bool:
+        """Did the client itself say whose path it is?"""
+        return self.imported or "host" in self.opened
+
+    @property
     def switched(self) -> bool:
         """Is it another protocol since the head of the response?"""
         return self.head.get("status") == 101

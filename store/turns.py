@@ -27,9 +27,7 @@ the bytes that it stands for. Without one (None), all bytes from the first are n
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -37,7 +35,7 @@ import orjson
 
 from store.deflate import Side
 from store.frames import Message, Socket
-from store.values import Json
+from store.values import Json, json_object
 
 _FINAL: Final = ("response.completed", "response.incomplete", "response.failed")
 _MOST_OPEN: Final = 256
@@ -114,7 +112,7 @@ class TurnReader:
         self._at = at
         take = self._from_client if side == "client" else self._from_server
         for message in self._socket.side(side).feed(at, data):
-            event = parsed(message.data)
+            event = json_object(message.data)
             if event is None:
                 self.unread += 1
             else:
@@ -279,31 +277,6 @@ class TurnReader:
             self._give_up(len(self._open), self._why_over() or "")
         done, self._done = self._done, []
         return done
-
-
-def read_turns(
-    pieces: Iterable[tuple[Side, float, bytes]], extensions: str | None, ended_at: float
-) -> list[Turn]:
-    """The turns of a whole connection, in the order in which they ended."""
-    reader = TurnReader(extensions)
-    turns = [turn for side, at, data in pieces for turn in reader.feed(side, at, data)]
-    return turns + reader.end(ended_at)
-
-
-def parsed(data: bytes) -> Json | None:
-    """A JSON object, or None. What orjson refuses (a lone surrogate) the slower parser may read."""
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        try:
-            found = json.loads(data.decode(), parse_constant=_refused)
-        except (ValueError, RecursionError):
-            return None
-    return found if isinstance(found, dict) else None
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _reopened(kept: Json) -> _Open:

@@ -25,6 +25,7 @@ from tests.proxy.test_metrics import parse
 
 HEADERS = {"Authorization": "Bearer sk-test", "Content-Type": "application/json"}
 METRICS = "/_understudy/metrics"
+ALL = {"recorder", "proxy:1", "proxy:2", "director"}
 
 
 def body(token: str) -> str:
@@ -166,8 +167,8 @@ def test_a_worker_dies_under_load(tmp_path: Path) -> None:
     with Upstream(Standin(latency=0.01)) as upstream:
         policy = {"upstream": upstream.url, "workers": 2}
         with Sidecar(tmp_path / "home", policy) as sidecar:
+            wait_for("all run", lambda: set(sidecar.state["processes"]) == ALL)
             started = dict(sidecar.state["processes"])
-            assert set(started) == {"recorder", "proxy:1", "proxy:2", "director"}
             found = callers(sidecar, of_each=3)
             others = [caller for caller in found if caller.worker == 2]
             with watching(sidecar) as watcher, working(found):

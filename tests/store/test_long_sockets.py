@@ -21,8 +21,14 @@ TURN_ROWS = """
     JOIN texts AS t USING (number) WHERE e.endpoint = 'responses' ORDER BY number"""
 
 
-@pytest.mark.parametrize("agreement", AGREEMENTS)
-def test_its_turns_do_not_wait_for_its_end(tmp_path: Path, agreement: str) -> None:
+BEHIND = {"upstreams": [{"prefix": "/eu", "url": "https://api.openai.com", "strip": True}]}
+
+
+@pytest.mark.parametrize(
+    ("agreement", "target"),
+    [*((each, "/v1/responses") for each in AGREEMENTS), (AGREEMENTS[0], "/eu/v1/responses")],
+)
+def test_its_turns_do_not_wait_for_its_end(tmp_path: Path, agreement: str, target: str) -> None:
     """The recorder starts anew at every piece, cut anywhere."""
     at, run, chance = home(tmp_path), Run(home(tmp_path)), Random(agreement)
     talk = Talk(agreement)
@@ -31,17 +37,17 @@ def test_its_turns_do_not_wait_for_its_end(tmp_path: Path, agreement: str) -> No
         answer = "".join(chance.choices(LETTERS, k=TEXT))
         response = f'{{"id":"r{number}","model":"gpt-5","output":["{answer}"],{USED}}}'
         texts.append(turn(talk, f"r{number}", f"turn {number}", response))
-    whole = talked(talk, "/v1/responses")
+    whole = talked(talk, target)
     most, done = 0, 0
     for start in range(0, len(whole), size := len(whole) // 12):
         run.write(whole[start : start + size])
-        record_all(at)
+        record_all(at, **BEHIND)
         [staged] = rows(at, STAGED)
         most = max(most, staged["bytes"])
         if start == 6 * size:
             done = len(rows(at, TURN_ROWS))
     run.die()
-    record_all(at)
+    record_all(at, **BEHIND)
     found = rows(at, TURN_ROWS)
     assert [(row["request"], row["response"]) for row in found] == texts
     assert done >= TURNS // 4

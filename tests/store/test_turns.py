@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.turns import Turn, TurnReader, parsed, read_turns
+from store.turns import Turn, TurnReader
+from store.values import json_object
 from tests.store.sockets import AGREEMENTS, NO_TAKEOVER, PLAIN, TAKEOVER, Talk, frame
 
 USAGE = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}
@@ -67,7 +68,6 @@ def test_turns_in_sequence(agreement: str) -> None:
     assert [turn.response_id for turn in turns] == ["resp_0", "resp_1", "resp_2"]
     assert all(turn.finished and turn.error is None for turn in turns)
     assert (reader.open, reader.notes(), reader.end(), reader.unread) == (0, {}, [], 0)
-    assert read_turns(talk.pieces, talk.extensions, 0.0) == turns
 
 
 def test_times_of_a_turn() -> None:
@@ -252,9 +252,9 @@ def test_a_steer_that_failed_or_went_in_with_a_request_is_no_request() -> None:
     created = {"response": {"previous_response_id": "resp_1"}}
     talk.say("server", event("response.completed", "resp_2", **created))
     (turn,) = fed(talk, TurnReader(None))
-    assert (turn.index, parsed(turn.request)) == (
+    assert (turn.index, json_object(turn.request)) == (
         0,
-        parsed(create("one", **created["response"]).encode()),
+        json_object(create("one", **created["response"]).encode()),
     )
 
 
@@ -334,7 +334,8 @@ def test_a_hole_that_nobody_told_of_costs_no_other_turn_its_answer() -> None:
         for start in range(0, len(data), 5):
             cut = (side, at, data[:start] + data[start + 11 :])
             pieces = [*talk.pieces[:number], cut, *talk.pieces[number + 1 :]]
-            found = read_turns(pieces, None, 0.0)
+            reader = TurnReader(None)
+            found = fed(Talk(pieces=pieces), reader) + reader.end(0.0)
             done = {
                 (turn.request.decode(), (turn.final or b"").decode())
                 for turn in found
