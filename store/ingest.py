@@ -22,7 +22,6 @@ from store.database import Connection, chance_of_retry, is_corrupt, iso, transac
 from store.groups import BODY_KINDS, grouped, merged
 from store.media import write as write_file
 from store.recording import Recording
-from store.removal import try_empty_journal
 from store.rows import Bodies, Rows, Unreadable, build, build_turns, sequence
 from store.slices import Digests, Slices, digests_of
 from store.sockets import is_switch, shortened
@@ -97,7 +96,6 @@ class Ingest:
         self._open: dict[bytes, _Open] = {}
         self._cached = 0
         self._loaded = False
-        self._remnants = True  # in the journal; a predecessor may have left some
         self._positions: dict[str, Position] = {}
 
     def position(self, run: str) -> Position:
@@ -126,7 +124,6 @@ class Ingest:
             self._forget()
             raise
         self._positions[run] = piece.position
-        self._remnants = self._remnants or bool(batch.closed)
         self._remember(batch)
 
     def reload(self) -> None:
@@ -136,13 +133,6 @@ class Ingest:
     def note(self, kind: str, detail: str) -> None:
         with transaction(self._connection):
             self._insert_incidents([(kind, detail)])
-
-    def clear_journal(self) -> bool:
-        """For an idle moment, every some seconds: until the journal is cut to nothing it has what
-        was staged, credentials and all. False: somebody reads from it, try again later."""
-        if self._remnants:
-            self._remnants = not try_empty_journal(self._connection)
-        return not self._remnants
 
     # -- from events to a batch
 
