@@ -6,7 +6,6 @@ Whoever answers must prove that it holds the home's install key: a port can be a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -20,6 +19,7 @@ import orjson
 
 from policies.home import Home
 from policies.proof import proves
+from store.locks import is_held
 
 HEALTH: Final = "/_understudy/health"
 METRICS: Final = "/_understudy/metrics"
@@ -91,16 +91,9 @@ def owned(home: Home) -> bool:
     """Does a sidecar hold the home's lock? Looking takes it for a moment where none does: only for
     a home whose sidecar lives by its state file, so that it keeps none from starting."""
     try:
-        lock = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
+        return is_held(home.lock)
     except OSError:
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def look_at(address: str, key: bytes | None, seconds: float = _SECONDS) -> Seen:

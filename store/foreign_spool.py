@@ -7,7 +7,6 @@ exchange that is in the record is not recorded twice.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from policies.home import Home
 from policies.spool import ALIVE_FILE, Kind
 from store.database import reading
 from store.import_run import PREFIX, RunWriter, is_readable
+from store.locks import is_held
 from store.spool_reader import Position, read, segment_path, segments
 
 _CHUNK: Final = 1 << 20
@@ -62,16 +62,9 @@ def find(folder: Path, home: Home) -> list[Path]:
 
 def _is_written(run: Path) -> bool:
     try:
-        descriptor = os.open(run / ALIVE_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        return is_held(run / ALIVE_FILE)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def bring(run: Path, home: Home) -> Brought:

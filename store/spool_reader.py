@@ -6,7 +6,6 @@ a higher segment exists, is asked *before* the read: what was written in between
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from policies.spool import (
     Event,
     unpack,
 )
+from store.locks import is_held
 
 PIECE_BYTES: Final = 4 << 20
 # No batch is near this long; a length above it is damage, not a batch to wait for.
@@ -73,18 +73,11 @@ def is_over(run: Path) -> bool:
     """Does no proxy write to this run any more?"""
     alive = run / ALIVE_FILE
     try:
-        descriptor = os.open(alive, os.O_RDWR | os.O_CLOEXEC)
+        return not (is_held(alive) or _young(alive))
     except FileNotFoundError:
         return not _young(run)
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return not _young(alive)
 
 
 def _young(path: Path) -> bool:
