@@ -30,7 +30,7 @@ def main() -> None:
     _die_with_parent()
     settings = load(_first_line())
     if settings.role != "proxy":
-        _step_back()
+        step_back()
     threading.Thread(target=_hold_lifeline, name="lifeline", daemon=True).start()
     uvloop.run(_role(settings))
 
@@ -42,7 +42,7 @@ def _die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _step_back() -> None:
+def step_back() -> None:
     """Last in line for the processor: nobody waits for these, and the app must not feel them.
 
     Where the kernel groups tasks by session (`sched_autogroup_enabled`), niceness counts within a

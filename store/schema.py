@@ -21,7 +21,6 @@ from store.database import (
     connect,
     is_corrupt,
     set_aside,
-    transaction,
 )  # fmt: skip
 from store.views import VIEWS
 
@@ -379,15 +378,11 @@ def _check_pages(connection: Connection, database: Path) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    if not migrations.pending(_utils(connection)):
+    database = _utils(connection)
+    if not migrations.pending(database):
         return
-    # sqlite-utils handles transactions itself, over a connection that begins them implicitly.
-    connection.isolation_level = "DEFERRED"
-    try:
-        migrations.apply(_utils(connection))
-    finally:
-        connection.isolation_level = None
-    with transaction(connection):
+    with database.atomic():  # who is killed at it leaves no half of it
+        migrations.apply(database)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the header says it, too

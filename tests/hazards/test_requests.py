@@ -216,10 +216,10 @@ def test_slow_heads_and_bodies_are_cut(sidecar: Sidecar, upstream: Upstream) -> 
     body.send(framed("Content-Length: 10\r\n", b"12345"))
     began = time.monotonic()
     assert sidecar.exchange(get("/v1/models"), "GET").status == 200
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.4
     assert {client.reply().status for client in drips} == {408}
     assert body.reply().status == 408
-    assert 1.4 < time.monotonic() - began < 3
+    assert 1.4 < time.monotonic() - began < 6
 
 
 def test_a_client_that_never_reads_is_let_go(sidecar: Sidecar, upstream: Upstream) -> None:

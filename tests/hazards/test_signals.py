@@ -169,7 +169,7 @@ def test_what_does_not_end_in_time_is_cut_visibly(tmp_path: Path) -> None:
         client.until(EVENTS[0] + b"\r\n")
         told = terminate(sidecar)
         assert client.rest() == b""  # no last chunk
-        assert 0.9 < time.monotonic() - told < 1 + 1
+        assert 0.9 < time.monotonic() - told < 1 + 4
         assert sidecar.process.wait(20) == 0
         row = sidecar.row("cut")
         assert (row["complete"], row["response_bytes"]) == (0, len(EVENTS[0]))

@@ -245,7 +245,7 @@ def test_upstream_never_answers(sidecar: Sidecar, upstream: Upstream) -> None:
     with upstream.playing(silent):
         asked = time.monotonic()
         reply = sidecar.exchange(post(chat("never")))
-        assert idle <= time.monotonic() - asked < idle + 1
+        assert idle <= time.monotonic() - asked < idle + 4
         call = upstream.next_call()
         let_go(call, time.monotonic())
     assert reply.status == 504
@@ -266,7 +266,7 @@ def test_upstream_falls_silent_in_mid_stream(sidecar: Sidecar, upstream: Upstrea
         assert _kept_alive(upstream.port)
         assert client.rest() == b""
         idle = sidecar.timeouts["upstream_idle"]
-        assert idle - 0.5 < time.monotonic() - last < idle + 1
+        assert idle - 0.5 < time.monotonic() - last < idle + 4
         let_go(upstream.next_call(), client.ended_at)
     row = sidecar.row("black-hole")
     assert (row["outcome"], row["complete"], row["status"]) == ("timeout", 0, 200)

@@ -218,7 +218,7 @@ def test_a_model_that_hangs_stops_neither_heartbeat_nor_stop() -> None:
             it.model.signal(signal.SIGSTOP)
             began = time.monotonic()
             await it.director.close()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
 
     asyncio.run(play())
 

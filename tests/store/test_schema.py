@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from policies.home import Home
 from store import schema
-from store.database import sqlite3
+from store.database import Connection, connect, reading, sqlite3
 from tests.store.making import Exchange, Run, home, record_all, recording, rows, wait_for
 
 
@@ -117,6 +119,45 @@ def test_what_can_not_be_used_is_set_aside(
     (aside,) = at.root.glob("understudy.db.corrupt-*Z")
     assert aside.read_bytes() == kept
     assert "DATABASE UNUSABLE" in capsys.readouterr().err
+
+
+def test_who_is_killed_while_making_it_leaves_one_that_the_next_finishes(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    schema.prepare(whole).close()
+    for statement in range(1, 500):
+        database = tmp_path / f"{statement}.db"
+        if not killed_at(statement, database):
+            break
+        schema.prepare(database).close()
+        assert tables(database) == tables(whole), statement
+        assert not list(tmp_path.glob("*.corrupt-*")), statement
+    assert 50 < statement < 499
+
+
+def killed_at(statement: int, database: Path) -> bool:
+    """Is a process that makes the database killed before this one of its statements?"""
+    child = os.fork()
+    if child == 0:
+        left = itertools.count(statement - 1, -1)
+
+        def kill(_: str) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def traced(path: Path) -> Connection:
+            connection = connect(path)
+            connection.set_trace_callback(kill)
+            return connection
+
+        pytest.MonkeyPatch().setattr(schema, "connect", traced)
+        schema.prepare(database)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def tables(database: Path) -> set[str]:
+    with reading(database) as connection:
+        return {row[0] for row in connection.execute("SELECT sql FROM sqlite_master")}
 
 
 def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
