@@ -361,6 +361,7 @@ def test_events_arrive_as_they_are_sent(sidecar: Sidecar, upstream: Upstream) ->
 
     with upstream.playing(ticking):
         client = sidecar.connect()
+        asked = time.monotonic()
         client.send(post(chat("ticks"), STREAMED))
         client.message_head()
         for _ in range(4):
@@ -370,4 +371,4 @@ def test_events_arrive_as_they_are_sent(sidecar: Sidecar, upstream: Upstream) ->
     late = sorted(b - a for a, b in zip(sent, got, strict=True))
     assert late[1] < 0.05  # a busy machine may hold up two of the four
     row = sidecar.row("ticks")
-    assert row["ttft_ms"] == pytest.approx(500, abs=300)
+    assert 450 < row["ttft_ms"] < (got[0] - asked) * 1000 + 50

@@ -124,7 +124,7 @@ def test_what_can_not_be_used_is_set_aside(
 def test_who_is_killed_while_making_it_leaves_one_that_the_next_finishes(tmp_path: Path) -> None:
     whole = tmp_path / "whole.db"
     schema.prepare(whole).close()
-    for statement in range(1, 500):
+    for statement in (*range(1, 20), *range(20, 500, 7)):  # the most of them in one transaction
         database = tmp_path / f"{statement}.db"
         if not killed_at(statement, database):
             break
