@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -13,18 +14,9 @@ from typing import Final
 import click
 
 from bin import unfailing
-from bin.authority_command import add_authority
-from bin.doctor import add_doctor
-from bin.explore_command import add_explore
 from bin.extras import install
-from bin.import_command import add_import
-from bin.look import add_commands
 from bin.options import HostPort, PolicyFile, doubled, upstream_of
-from bin.orders_command import add_orders
-from bin.run_command import add_run
-from bin.search_command import add_search
 from bin.sidecar_at import connectable
-from bin.spool_command import add_spool
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
 from policies.config import ConfigError, load
 from policies.policy import Policy
@@ -39,9 +31,38 @@ _home = click.option(
     envvar="UNDERSTUDY_HOME",
     help="Folder of the database, the spool and the plan.",
 )
+# The rest, by the module and the function of it that adds them.
+_ELSEWHERE: Final = {
+    name: place
+    for place, names in {
+        ("bin.look", "add_commands"): "status exchanges show rollout export",
+        ("bin.authority_command", "add_authority"): "ca",
+        ("bin.doctor", "add_doctor"): "doctor",
+        ("bin.explore_command", "add_explore"): "explore",
+        ("bin.orders_command", "add_orders"): "forget retention feedback",
+        ("bin.import_command", "add_import"): "import",
+        ("bin.run_command", "add_run"): "run env",
+        ("bin.search_command", "add_search"): "search",
+        ("bin.spool_command", "add_spool"): "spool import-spool",
+    }.items()
+    for name in names.split()
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Imports what a command needs when it is asked for: all of it takes twice as long."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE and cmd_name not in self.commands:
+            module, adds = _ELSEWHERE[cmd_name]
+            getattr(importlib.import_module(module), adds)(self, _home)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(importlib.metadata.version("understudy"), prog_name="understudy")
 def main() -> None:
     """A sidecar between an app and the OpenAI API that lets a local model learn the part."""
@@ -176,16 +197,6 @@ def _existing(home: Path) -> None:
     if not home.is_dir():
         raise click.ClickException(f"--home {home}: no such folder; has 'understudy serve' run?")
 
-
-add_commands(main, _home)
-add_authority(main, _home)
-add_doctor(main, _home)
-add_explore(main, _home)
-add_orders(main, _home)
-add_import(main, _home)
-add_run(main, _home)
-add_search(main, _home)
-add_spool(main, _home)
 
 if __name__ == "__main__":
     main()
