@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-_BYTES: Final = 16
+_DIGITS: Final = 32  # of SHA-256, which processors have built in
 _SYSTEM_ROLES: Final = ("system", "developer")
 # What decides the answer; sampling settings, ids and transport options do not.
 _ASKED: Final = ("messages", "tools", "tool_choice", "functions", "function_call",
@@ -21,7 +21,7 @@ _ASKED: Final = ("messages", "tools", "tool_choice", "functions", "function_call
 
 def _hash(value: object) -> str:
     data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(data, digest_size=_BYTES).hexdigest()
+    return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
 def system_prompt(body: dict[str, Any]) -> list[Any]:

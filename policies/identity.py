@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from policies.setting import PolicyError, list_of, setting
 
@@ -74,8 +74,7 @@ class Sources:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """None: nobody said. `task`: the name that the app gave it by header."""
 
     tenant: str | None = None
@@ -85,10 +84,16 @@ class Identity:
     task: str | None = None
 
 
+_NOBODY: Final = Identity()
+
+
 def identify(
     headers: Mapping[str, str], body: Mapping[str, Any] | None, key: str | None, sources: Sources
 ) -> Identity:
     """`headers`: by lower-case name, as latin-1. `body`: the request's, parsed. `key`: its hash."""
+    names, fields_, of_key = _looked_for(sources)
+    if not of_key and names.isdisjoint(headers) and (body is None or fields_.isdisjoint(body)):
+        return _NOBODY
     return Identity(
         _first(sources.tenant, headers, body, key),
         _first(sources.feature, headers, body, key),
@@ -96,6 +101,15 @@ def identify(
         _first(sources.session, headers, body, key),
         _header(headers[TASK_HEADER]) if TASK_HEADER in headers else None,
     )
+
+
+@cache
+def _looked_for(sources: Sources) -> tuple[frozenset[str], frozenset[str], bool]:
+    """Headers, fields of the body, and whether it is the key: most calls have none of them."""
+    places = [place for each in fields(sources) for place in _split(getattr(sources, each.name))]
+    body = {"metadata" if where == _METADATA else name for where, name in places}
+    wheres = {where for where, _ in places}
+    return header_names(sources) | {TASK_HEADER}, frozenset(body), "key" in wheres
 
 
 def tenant_of(headers: Mapping[str, str], key: str | None, sources: Sources) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import resource
 import signal
 import socket
@@ -47,10 +46,6 @@ async def run(settings: Settings) -> None:
     relay.tick()
     server = await loop.create_server(lambda: Door(relay), sock=listener, backlog=1024)
     stop, hurry = _stop_events(loop)
-    # Start-up objects live for ever: keep the collector from walking them under load.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)  # an exchange leaves no cycles behind; look for leaks rarely
     ticker = relay.spawn(_tick(relay), "tick")
     await stop.wait()
     server.close()

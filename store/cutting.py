@@ -17,6 +17,7 @@ _LISTS: Final = frozenset(("messages", "input"))  # each element of theirs is a 
 _BLOCKS: Final = frozenset(
     ("tools", "functions", "instructions", "response_format", "text", "prompt", "system")
 )
+_BEFORE_ANSWERS: Final = frozenset(("system", "developer", "user"))
 _LEAST_BLOCK: Final = 256  # characters; a smaller one costs less where it is
 _CONTENT: Final[Callable[..., Any]] = re.compile(r'"content"[ \t\n\r]*:[ \t\n\r]*"').finditer
 _SPACE: Final[Callable[..., Any]] = re.compile(r"[ \t\n\r]*").match
@@ -30,10 +31,12 @@ _scan: Final = JSONDecoder(parse_constant=_no_json).scan_once  # type: ignore[at
 
 
 class Chain(NamedTuple):
-    """Pieces that follow each other. `user`: which of them is a user's first message."""
+    """Pieces that follow each other. `user`: which of them is a user's first message. `grows`: it
+    is a talk, which the next turn will send again."""
 
     pieces: tuple[str, ...]
     user: int | None = None
+    grows: bool = False
 
 
 Part = str | Chain
@@ -113,14 +116,16 @@ class _Cutter:
         The first has nothing before it: white space there stays outside. What an assistant said is
         a piece of its own, the same as in the answer that it once was.
         """
-        text, pieces, values, user = self._text, list[str](), list[Any](), None
+        text, pieces, values, user, grows = self._text, list[str](), list[Any](), None, False
         at = begun = first = _after(text, start)
         if text[at] == "]":
             return [], at + 1
         while True:
             value, end = _scan(text, at)
-            if user is None and isinstance(value, dict) and value.get("role") == "user":
+            role = value.get("role") if isinstance(value, dict) else "user"
+            if user is None and role == "user" and isinstance(value, dict):
                 user = len(pieces)
+            grows = grows or role not in _BEFORE_ANSWERS
             values.append(value)
             said = _content(text, at, end, value)
             if said is None:
@@ -133,7 +138,7 @@ class _Cutter:
             if text[at] != ",":
                 raise ValueError("no comma")
             begun, at = end, _after(text, at + 1)
-        self._take(first, Chain(tuple(pieces), user), end)
+        self._take(first, Chain(tuple(pieces), user, grows), end)
         return values, at + 1
 
     def _take(self, start: int, chain: Chain, end: int) -> None:
@@ -171,4 +176,4 @@ def cut_answer(text: str, said: str) -> Parts | None:
     if place is None:
         return None
     start, end = place
-    return text[:start], Chain((text[start:end],)), text[end:]
+    return text[:start], Chain((text[start:end],), grows=True), text[end:]

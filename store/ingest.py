@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
 from store.groups import BODY_KINDS, grouped, merged
 from store.media import write as write_file
+from store.rate_limits import RateLimits
 from store.recording import Recording
 from store.rows import Bodies, Rows, Unreadable, build, build_turns, sequence
 from store.slices import Digests, Slices, digests_of
@@ -33,11 +35,14 @@ MOST_CACHED: Final = 64 << 20
 _LONG_SOCKET: Final = 256 << 10
 _MOST_DETAIL: Final = 300
 
-_INSERT_BODIES: Final = "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_BODIES: Final = (
+    "number", "request", "request_parts", "response", "response_parts", "events", "request_note",
+    "response_note",
+)  # fmt: skip
+_RATE_LIMITS: Final = ("number", *RateLimits._fields)
 _INSERT_FILE: Final = """
     INSERT INTO files VALUES (?, ?, ?, 1) ON CONFLICT (hash) DO UPDATE SET uses = uses + 1"""
 _INSERT_FILE_USE: Final = "INSERT INTO file_uses VALUES (?, ?)"
-_INSERT_RATE_LIMIT: Final = "INSERT INTO rate_limits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TASK: Final = """
     INSERT INTO tasks VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET system_prompt = excluded.system_prompt  -- it was forgotten
@@ -286,22 +291,28 @@ class Ingest:
 
     def _insert_exchange(self, rows: Rows) -> bool:
         """False for what is there already, perhaps forgotten: nothing of it is kept again."""
-        execute, exchange = self._connection.execute, rows.exchange
+        exchange = rows.exchange
         if rows.once is not None:
             exchange = counted_once.settled(self._connection, exchange, rows.once)
-        known = {name: value for name, value in exchange.items() if value is not None}
-        inserted = execute(_insert_of(tuple(known)), tuple(known.values()))
+        inserted = self._insert("OR IGNORE INTO exchanges", exchange, exchange.values())
         if not inserted.rowcount:
             return False
+        number = inserted.lastrowid
         if rows.bodies is not None:
-            execute(_INSERT_BODIES, (inserted.lastrowid, *self._placed(rows.bodies)))
+            self._insert("INTO bodies", _BODIES, (number, *self._placed(rows.bodies)))
         if rows.rate_limit is not None:
-            execute(_INSERT_RATE_LIMIT, (inserted.lastrowid, *rows.rate_limit))
+            self._insert("INTO rate_limits", _RATE_LIMITS, (number, *rows.rate_limit))
         for file in rows.files:
             write_file(self._files, file)
-            execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
-            execute(_INSERT_FILE_USE, (inserted.lastrowid, file.hash))
+            self._connection.execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
+            self._connection.execute(_INSERT_FILE_USE, (number, file.hash))
         return True
+
+    def _insert(self, into: str, columns: Iterable[str], values: Collection[Any]) -> Any:
+        """Known values alone: to bind a None takes as long as ten texts."""
+        known = [value is not None for value in values]
+        sql = _insert_of(into, tuple(compress(columns, known)))
+        return self._connection.execute(sql, tuple(compress(values, known)))
 
     def _placed(self, bodies: Bodies) -> tuple[str | None, ...]:
         """A row of `bodies` without its number."""
@@ -317,8 +328,8 @@ class Ingest:
         """Text and parts: one of them."""
         if parts is None:
             return text, None
-        key = self._recording.key
-        return None, self.slices.keep(parts, digests or digests_of(parts, key))
+        kept = self.slices.keep(parts, digests or digests_of(parts, self._recording.key))
+        return (text, None) if kept is None else (None, kept)
 
     def _insert_one(self, batch: _Batch, rows: Rows) -> int:
         self.slices.settle()
@@ -418,13 +429,8 @@ def _switches(events: list[Event]) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _insert_of(columns: tuple[str, ...]) -> str:
-    """Of known values alone: half of them are not, and each NULL would take as long to bind as ten
-    texts."""
-    return (
-        f"INSERT OR IGNORE INTO exchanges ({', '.join(columns)}) "
-        f"VALUES ({', '.join('?' * len(columns))})"
-    )
+def _insert_of(into: str, columns: tuple[str, ...]) -> str:
+    return f"INSERT {into} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
 def _staged_rows(batch: _Batch) -> list[tuple[Any, ...]]:

@@ -85,7 +85,7 @@ def is_json(text: str) -> bool:
 
 def unescaped(raw: str) -> str:
     """JSON text whose ASCII and spaces are written out: for a look, its places are not kept."""
-    if "\\u" not in raw or not _CODED_MARK.search(raw):
+    if not _CODED_MARK.search(raw):
         return raw
     return _CODED.sub(lambda match: chr(int(match[0][2:], 16)), raw)
 

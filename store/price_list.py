@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class PriceTable:
         )
 
 
+@lru_cache(maxsize=256)
 def provider_of(host: str) -> str | None:
     """Whose prices hold at a host name; None: nobody's whose list we know."""
     name = host.lower().rstrip(".")

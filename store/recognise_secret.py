@@ -120,7 +120,9 @@ class Secrets:
         for pivot, mark in _SELDOM:
             if _stands(mark, pivot, text):
                 return True
-        return _SMALL_BEARER in text or ("@" in text and _has_url(text))
+        if "uthorization:" in text and _SMALL_BEARER in text:  # its space would be sought long
+            return True
+        return "@" in text and _has_url(text)
 
     def find(self, text: str, beside: str) -> Iterator[Found]:
         yield from _pems(text)

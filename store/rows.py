@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -60,8 +59,7 @@ _COUNT: Final = re.compile(r":[0-9]{1,8}(?=[,}])")  # a number of a usage, too s
 _LINKS: Final = frozenset(("response_id", "previous_response_id"))  # one is found by the other
 
 
-@dataclass(frozen=True, slots=True)
-class Bodies:
+class Bodies(NamedTuple):
     """Texts; where there are parts, they say the same in pieces that others may share."""
 
     request: str | None = None
@@ -74,8 +72,7 @@ class Bodies:
     response_note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """`problem`: something of it could not be read; the rest was recorded all the same. `once`: its
     tokens and cost count only by this rule, see `counted_once`."""
 

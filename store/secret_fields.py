@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
+from operator import itemgetter
 from typing import Final
 
 Span = tuple[int, int]
@@ -46,6 +48,7 @@ def _last_three(*endings: str) -> frozenset[str]:
     return frozenset(made)
 
 
+_LAST_THREE: Final = itemgetter(slice(-3, None))
 _ENDS: Final = _last_three(
     "key", "secret", "password", "passwd", "token", "cookie", "secret_value", "headers",
     "authorization", "domain_secrets", "session", "authentication", "static_bearer",
@@ -66,10 +69,8 @@ def is_secret(name: str) -> bool:
 
 def may_have(parts: list[str]) -> bool:
     """Cheaply, whether a key that matters stands in JSON text, which comes split at its quotes."""
-    for part in parts:
-        if part[-3:] in _ENDS and len(part) <= _LONGEST_NAME and _matters(part):
-            return True
-    return False
+    likely = compress(parts, map(_ENDS.__contains__, map(_LAST_THREE, parts)))
+    return any(len(part) <= _LONGEST_NAME and _matters(part) for part in likely)
 
 
 @lru_cache(maxsize=4096)

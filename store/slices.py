@@ -4,6 +4,9 @@ A *slice* is a piece of text, found again by a hash with the install's key. A *p
 behind another prefix: where a chat's turns share their history, they share the prefixes, and a chat
 of twenty turns is one tree. A body names the last prefix of each of its chains (`parts`).
 
+Of what is no talk yet, a piece that comes for the first time stays where it is: most of what single
+turns say nobody says again, and a slice takes more room and more time.
+
 `uses` of a prefix counts the bodies that end a chain with it and the prefixes behind it. At zero it
 goes, and its slice with the last prefix that has it.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -37,7 +41,7 @@ _FORGET_SLICE: Final = """
 
 def digests_of(parts: Parts, key: bytes) -> Digests:
     return [
-        [_digest(piece.encode(), key) for piece in part.pieces]
+        [digest(piece.encode(), key) for piece in part.pieces]
         for part in parts
         if isinstance(part, Chain)
     ]
@@ -50,12 +54,20 @@ def conversation_of(parts: Parts, digests: Digests, key: bytes) -> str | None:
     name = None
     for chain, found in zip(chains, digests, strict=True):
         if chain.user is not None:
-            name = _digest(b"".join(found[: chain.user + 1]), key).hex()[:16]
+            name = digest(b"".join(found[: chain.user + 1]), key).hex()[:16]
     return name
 
 
-def _digest(data: bytes, key: bytes) -> bytes:
-    return hashlib.blake2b(data, key=key, digest_size=_HASH_BYTES).digest()
+def digest(data: bytes, key: bytes) -> bytes:
+    """With SHA-256, which processors have built in; of a half of it nothing longer can be made."""
+    made = _keyed(key).copy()
+    made.update(data)
+    return made.digest()[:_HASH_BYTES]
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes) -> hashlib._Hash:
+    return hashlib.sha256(key)
 
 
 class Slices:
@@ -65,10 +77,12 @@ class Slices:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: dict[tuple[int, bytes], int] = {}
+        self._seen: dict[bytes, None] = {}  # left where they were
         self._uses: Counter[int] = Counter()
 
     def forget(self) -> None:
         self._known.clear()
+        self._seen.clear()
         self._uses.clear()
 
     def settle(self) -> None:
@@ -77,32 +91,37 @@ class Slices:
             counted = [(count, prefix) for prefix, count in self._uses.items()]
             self._connection.executemany(_COUNT, counted)
             self._uses.clear()
-        if len(self._known) > _MOST_KNOWN:  # the older half
-            for key in list(self._known)[: _MOST_KNOWN // 2]:
-                del self._known[key]
+        _shrink(self._known)
+        _shrink(self._seen)
 
-    def keep(self, parts: Parts, digests: Digests) -> str:
-        """As JSON: texts, and numbers of prefixes."""
+    def keep(self, parts: Parts, digests: Digests) -> str | None:
+        """As JSON: texts, and numbers of prefixes. None: nothing of it is shared."""
         named: list[str | int] = []
         chains = iter(digests)
         for part in parts:
             if isinstance(part, str):
                 named.append(part)
-            else:
-                last = self._chain(part, next(chains))
+                continue
+            last, new = self._chain(part, next(chains))
+            if last != _ROOT:
                 self._uses[last] += 1
                 named.append(last)
-        return orjson.dumps(named).decode()
+            named += part.pieces[new:]
+        return orjson.dumps(named).decode() if any(type(one) is int for one in named) else None
 
-    def _chain(self, chain: Chain, digests: list[bytes]) -> int:
-        """The prefix that ends with its last piece."""
-        parent, known = _ROOT, self._known
-        for piece, digest in zip(chain.pieces, digests, strict=True):
+    def _chain(self, chain: Chain, digests: list[bytes]) -> tuple[int, int]:
+        """The prefix that ends with its last piece, or the last one that is worth it, and the
+        number of pieces that are in it."""
+        parent, known, seen = _ROOT, self._known, self._seen
+        for number, (piece, digest) in enumerate(zip(chain.pieces, digests, strict=True)):
             found = known.get((parent, digest))
             if found is None:
+                if not (chain.grows or digest in seen):
+                    seen.update(dict.fromkeys(digests[number:]))
+                    return parent, number
                 found = known[parent, digest] = self._prefix(parent, digest, piece)
             parent = found
-        return parent
+        return parent, len(digests)
 
     def _prefix(self, parent: int, digest: bytes, piece: str) -> int:
         execute = self._connection.execute
@@ -134,3 +153,10 @@ class Slices:
             execute("DELETE FROM prefixes WHERE id = ?", (prefix,))
             execute(_FORGET_SLICE, (row[2],))
             prefix = row[1]
+
+
+def _shrink(remembered: dict[Any, Any]) -> None:
+    """By its older half, where it holds too much."""
+    if len(remembered) > _MOST_KNOWN:
+        for key in list(remembered)[: _MOST_KNOWN // 2]:
+            del remembered[key]

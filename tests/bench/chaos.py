@@ -40,6 +40,7 @@ _HELD_SECONDS: Final = 30.0
 _AROUND_SECONDS: Final = 3.0  # of load before a fault, and after it
 _READ_SECONDS: Final = 20.0
 _BACK_SECONDS: Final = 60.0
+_PAGE_BYTES: Final = 2048  # as the database says
 _DISK_BYTES: Final = 96 << 20
 _JOURNAL_LIMIT: Final = 64 << 20
 
@@ -208,7 +209,8 @@ def _locked(connection: sqlite3.Connection) -> bool:
 def damage(stage: Stage) -> None:
     """The middle third of the pages, while they are in use; what nobody reads is seen at the next
     start."""
-    _spoil(stage.database, 1 / 3)
+    pages = stage.database.stat().st_size // _PAGE_BYTES
+    _overwrite(stage.database, pages // 3, pages // 3)
     time.sleep(_AROUND_SECONDS)
     stage.notes["noticed while running"] = len(_aside(stage))
     if not _aside(stage):
@@ -219,21 +221,28 @@ def damage(stage: Stage) -> None:
 
 
 def damage_stopped(stage: Stage) -> None:
-    """One page in the middle, before a start."""
+    """One page, before a start: one that is in use, since harm to a free one is none."""
+    page = _root_page("exchanges", stage)
     with stage.calls.none():
         assert stage.sidecar.stop() == 0
-        _spoil(stage.database, 0)
+        _overwrite(stage.database, page, 1)
         stage.sidecar.start()
     wait_for(lambda: _aside(stage), 10)
     stage.back()
     stage.kept += _aside(stage)
 
 
-def _spoil(database: Path, share: float) -> None:
-    size = database.stat().st_size
+def _root_page(table: str, stage: Stage) -> int:
+    """Its number, from 0."""
+    found = stage.query("SELECT rootpage FROM sqlite_master WHERE name = ?", table)
+    return int(found[0]["rootpage"]) - 1
+
+
+def _overwrite(database: Path, first: int, count: int) -> None:
+    """Pages with random bytes."""
     with database.open("r+b") as file:
-        file.seek(size // 2 // 2048 * 2048 - int(size * share / 2) // 2048 * 2048)
-        file.write(os.urandom(max(2048, int(size * share) // 2048 * 2048)))
+        file.seek(first * _PAGE_BYTES)
+        file.write(os.urandom(count * _PAGE_BYTES))
 
 
 def _aside(stage: Stage) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bin.child import collect_rarely
 from policies.policy import build
 from policies.privacy import RECOGNISERS
 from store import queries, schema, search
@@ -85,6 +86,7 @@ def _batches(made: Iterator[Made], calls: int) -> Iterator[list[Made]]:
 
 def store(bench: Bench) -> list[Row]:
     """CPU of the recorder and size of the record."""
+    collect_rarely()  # as in its process
     everything = {"privacy": {"mode": "redacted", "recognisers": _WITHOUT_MODEL}}
     return [
         *_recorded(bench, "single turns", {}, Maker().single(), _SINGLES),

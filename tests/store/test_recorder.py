@@ -213,8 +213,12 @@ def test_records_that_can_not_be_read_stop_nothing(tmp_path: Path) -> None:
 
 def test_a_value_that_sqlite_has_no_place_for_costs_its_own_row(tmp_path: Path) -> None:
     """Rows are made so that this can't happen: hence by hand."""
-    at = home(tmp_path)
-    made = [build("r", numbered(n).id, events_of(numbered(n)), making()) for n in (1, 2, 3)]
+    at, one_of = home(tmp_path), dict[int, Exchange]()
+    for n in (1, 2, 3):
+        messages = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+        messages.append({"role": "user", "content": f"token-{n}."})
+        one_of[n] = Exchange(number=n, request=orjson.dumps({"messages": messages}))
+    made = [build("r", one_of[n].id, events_of(one_of[n]), making()) for n in (1, 2, 3)]
     assert [len(found) for found in made] == [1, 1, 1]
     made[1][0].exchange["status"] = 2**70
     connection = schema.prepare(at_root(at))
@@ -227,13 +231,14 @@ def test_a_value_that_sqlite_has_no_place_for_costs_its_own_row(tmp_path: Path) 
     assert [kind for kind, _ in batch.incidents] == ["unreadable_exchange"]
     assert [one["seq"] for one in rows(at, "SELECT seq FROM exchanges ORDER BY seq")] == [1, 3]
     kept = [one["request"] for one in rows(at, "SELECT request FROM texts ORDER BY number")]
-    assert kept == [numbered(n).request.decode() for n in (1, 3)]
+    assert kept == [one_of[n].request.decode() for n in (1, 3)]
     # What the third shares with the first is counted, and nothing is left of the second.
     slices = [one["text"] for one in rows(at, "SELECT text FROM slices ORDER BY id")]
     assert [("token-1." in text, "token-3." in text) for text in slices] == [
-        (False, False), (True, False), (False, True),
+        *[(False, False)] * 3, (True, False), (False, True),
     ]  # fmt: skip
-    assert [one["uses"] for one in rows(at, "SELECT uses FROM prefixes ORDER BY id")] == [2, 1, 1]
+    uses = [one["uses"] for one in rows(at, "SELECT uses FROM prefixes ORDER BY id")]
+    assert uses == [1, 1, 2, 1, 1]
 
 
 def events_of(one: Exchange) -> list[Event]:

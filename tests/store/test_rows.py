@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,9 @@ def test_a_plain_pair(tmp_path: Path) -> None:
         "text_asked": one.request.decode(),
         "text_answered": one.response.decode(),
     }
-    assert (bodies["request"], bodies["response"]) == (None, one.response.decode())
-    before, chain, after = orjson.loads(bodies["request_parts"])
-    assert (before, after) == ('{"model":"gpt-4o","messages":[', "]}")
-    assert type(chain) is int
-    rest = ("response_parts", "events", "request_note", "response_note")
-    assert [bodies[name] for name in rest] == [None] * 4
+    assert (bodies["request"], bodies["response"]) == (one.request.decode(), one.response.decode())
+    rest = ("request_parts", "response_parts", "events", "request_note", "response_note")
+    assert [bodies[name] for name in rest] == [None] * 5
     task = row(home(tmp_path), "SELECT * FROM tasks")
     assert (task["id"], task["model"], task["system_prompt"]) == (
         found["task_id"], "gpt-4o", "Be kind.",
@@ -116,7 +113,7 @@ def conversation(*messages: dict[str, Any]) -> str:
     comma before it."""
 
     def digest(data: bytes) -> bytes:
-        return blake2b(data, key=KEY, digest_size=16).digest()
+        return sha256(KEY + data).digest()[:16]
 
     pieces = [b"," * (at > 0) + orjson.dumps(message) for at, message in enumerate(messages)]
     return digest(b"".join(digest(piece) for piece in pieces)).hex()[:16]

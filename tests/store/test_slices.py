@@ -32,7 +32,8 @@ class Bodies:
         parts = self.slices.keep(found.parts, digests)
         number = max(self.texts, default=0) + 1
         self.connection.execute(
-            "INSERT INTO bodies (number, request_parts) VALUES (?, ?)", (number, parts)
+            "INSERT INTO bodies (number, request, request_parts) VALUES (?, ?, ?)",
+            (number, text if parts is None else None, parts),
         )
         self.texts[number] = text
         return conversation_of(found.parts, digests, self.key)
@@ -74,6 +75,18 @@ def test_a_chat_is_one_tree(bodies: Bodies) -> None:
     names = {bodies.keep(chat(*said[: length + 1])) for length in range(0, 9, 2)}
     assert len(names) == 1
     assert bodies.counts() == (1 + 9 + 1, 1 + 9 + 1)  # system, lines, tools
+    bodies.check()
+
+
+def test_what_is_said_once_stays_where_it_is(bodies: Bodies) -> None:
+    bodies.keep(chat("a"))
+    assert bodies.counts() == (0, 0)
+    bodies.keep(chat("b"))
+    assert bodies.counts() == (2, 2)  # system and tools, which came before
+    bodies.keep(chat("a"))
+    assert bodies.counts() == (3, 3)
+    bodies.keep(chat("c", "d", "e"))
+    assert bodies.counts() == (6, 6)  # a talk is sent again
     bodies.check()
 
 
