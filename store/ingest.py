@@ -21,6 +21,7 @@ from store import counted_once, daily
 from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
 from store.groups import BODY_KINDS, grouped, merged
+from store.media import File
 from store.media import write as write_file
 from store.rate_limits import RateLimits
 from store.recording import Recording
@@ -28,11 +29,13 @@ from store.rows import Bodies, Rows, Unreadable, build, build_turns, sequence
 from store.slices import Digests, Slices, digests_of
 from store.sockets import is_switch, shortened
 from store.spool_reader import Piece, Position
+from store.steps import in_step, whole
 
 # Bodies of open exchanges kept in memory; above it they are read back from `staged` at the end.
 MOST_CACHED: Final = 64 << 20
 # Bytes of a socket since its turns were last read, above which they are read again.
 _LONG_SOCKET: Final = 256 << 10
+_IN_STEP: Final = 64  # exchanges whose rows are made together: what they take fits the cache
 _MOST_DETAIL: Final = 300
 
 _BODIES: Final = (
@@ -74,6 +77,7 @@ class _Batch:
     """What one piece comes to, before anything is changed."""
 
     run: str
+    ready: list[tuple[bytes, list[Event]]] = field(default_factory=list)  # to make rows of
     rows: list[Rows] = field(default_factory=list)
     closed: list[bytes] = field(default_factory=list)  # of these, some were staged
     staged: dict[bytes, list[Event]] = field(default_factory=dict)
@@ -147,6 +151,8 @@ class Ingest:
             self._sort_in(batch, events[0].exchange, events)
         if piece.finished:
             self._close_all(batch)
+        for start in range(0, len(batch.ready), _IN_STEP):
+            self._make_rows(batch, batch.ready[start : start + _IN_STEP])
         if piece.unreadable:
             batch.incidents["unreadable_record", "a kind that is not known"] += piece.unreadable
         if piece.torn:
@@ -161,7 +167,7 @@ class Ingest:
             before = self._events(exchange) if known else []
             if known:
                 batch.closed.append(exchange)
-            self._make_rows(batch, exchange, before + events)
+            batch.ready.append((exchange, before + events))
         else:
             batch.staged[exchange] = merged(events)
             if not known:
@@ -195,36 +201,36 @@ class Ingest:
                 continue
             batch.closed.append(exchange)
             events = self._events(exchange) + batch.staged.pop(exchange, [])
-            self._make_rows(batch, exchange, events)
+            batch.ready.append((exchange, events))
             batch.left_open += 1
         for exchange, events in batch.staged.items():
-            self._make_rows(batch, exchange, events)
+            batch.ready.append((exchange, events))
             batch.left_open += 1
         batch.staged = {}
 
-    def _make_rows(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
-        try:
-            found = self._build(batch, exchange, events)
-        except Unreadable as error:
-            batch.incidents["unreadable_record", str(error)] += 1
-            return
-        for rows in found:
-            if rows.problem is not None:
-                batch.incidents["unreadable_record", rows.problem] += 1
-            batch.highest_seq = max(batch.highest_seq, rows.seq)
-        batch.rows += found
+    def _make_rows(self, batch: _Batch, ready: list[tuple[bytes, list[Event]]]) -> None:
+        made = in_step([build(batch.run, *each, self._recording) for each in ready])
+        for (exchange, events), found in zip(ready, made, strict=True):
+            if isinstance(found, Exception):
+                found = self._after_fault(batch, exchange, events, found)
+            for rows in found:
+                if rows.problem is not None:
+                    batch.incidents["unreadable_record", rows.problem] += 1
+                batch.highest_seq = max(batch.highest_seq, rows.seq)
+            batch.rows += found
 
-    def _build(self, batch: _Batch, exchange: bytes, events: list[Event]) -> list[Rows]:
-        try:
-            return build(batch.run, exchange, events, self._recording)
-        except Unreadable:
-            raise
-        except Exception as error:  # a fault of ours must cost one body, not the record
+    def _after_fault(
+        self, batch: _Batch, exchange: bytes, events: list[Event], error: Exception
+    ) -> list[Rows]:
+        """A fault of ours must cost one body, not the record."""
+        if not isinstance(error, Unreadable):
             batch.incidents["unreadable_exchange", _fault(exchange.hex(), error)] += 1
-        try:
-            return _bare_rows(batch.run, exchange, events, self._recording)
-        except Exception as error:
-            raise Unreadable(_fault(exchange.hex(), error)) from None
+            try:
+                return _bare_rows(batch.run, exchange, events, self._recording)
+            except Exception as another:
+                error = Unreadable(_fault(exchange.hex(), another))
+        batch.incidents["unreadable_record", str(error)] += 1
+        return []
 
     def _events(self, exchange: bytes) -> list[Event]:
         events = self._open[exchange].events
@@ -284,29 +290,33 @@ class Ingest:
 
     def _insert_all(self, batch: list[Rows]) -> int:
         """How many of them the proxy counted, too: turns on a socket it did not."""
-        new = [rows for rows in batch if self._insert_exchange(rows)]
-        tasks = {rows.task[0]: rows.task for rows in reversed(new) if rows.task is not None}
+        numbers = [self._insert_exchange(rows) for rows in batch]
+        new = [(n, rows) for n, rows in zip(numbers, batch, strict=True) if n is not None]
+        for number, rows in new:
+            if rows.bodies is not None:
+                self._insert("INTO bodies", _BODIES, (number, *self._placed(rows.bodies)))
+        for number, rows in new:
+            if rows.rate_limit is not None:
+                self._insert("INTO rate_limits", _RATE_LIMITS, (number, *rows.rate_limit))
+            for file in rows.files:
+                self._insert_file(number, file)
+        tasks = {rows.task[0]: rows.task for _, rows in reversed(new) if rows.task is not None}
         self._connection.executemany(_INSERT_TASK, tasks.values())
-        return sum(rows.exchange["seq"] is not None for rows in new)
+        return sum(rows.exchange["seq"] is not None for _, rows in new)
 
-    def _insert_exchange(self, rows: Rows) -> bool:
-        """False for what is there already, perhaps forgotten: nothing of it is kept again."""
+    def _insert_exchange(self, rows: Rows) -> int | None:
+        """Its number. None for what is there already, perhaps forgotten: nothing of it is kept
+        again."""
         exchange = rows.exchange
         if rows.once is not None:
             exchange = counted_once.settled(self._connection, exchange, rows.once)
         inserted = self._insert("OR IGNORE INTO exchanges", exchange, exchange.values())
-        if not inserted.rowcount:
-            return False
-        number = inserted.lastrowid
-        if rows.bodies is not None:
-            self._insert("INTO bodies", _BODIES, (number, *self._placed(rows.bodies)))
-        if rows.rate_limit is not None:
-            self._insert("INTO rate_limits", _RATE_LIMITS, (number, *rows.rate_limit))
-        for file in rows.files:
-            write_file(self._files, file)
-            self._connection.execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
-            self._connection.execute(_INSERT_FILE_USE, (number, file.hash))
-        return True
+        return int(inserted.lastrowid) if inserted.rowcount else None
+
+    def _insert_file(self, number: int, file: File) -> None:
+        write_file(self._files, file)
+        self._connection.execute(_INSERT_FILE, (file.hash, len(file.data), file.media_type))
+        self._connection.execute(_INSERT_FILE_USE, (number, file.hash))
 
     def _insert(self, into: str, columns: Iterable[str], values: Collection[Any]) -> Any:
         """Known values alone: to bind a None takes as long as ten texts."""
@@ -417,7 +427,7 @@ def _fault(exchange: str, error: Exception) -> str:
 def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
     """Without the bodies, which could not be made sense of."""
     heads = [e for e in events if e.kind not in (*BODY_KINDS, Kind.SOCKET)]
-    found = build(run, exchange, heads, recording)
+    found = whole(build(run, exchange, heads, recording))
     for rows in found:
         rows.exchange["complete"] = 0
         rows.exchange["error"] = rows.exchange["error"] or "unreadable: its bodies"

@@ -27,6 +27,7 @@ from store.redaction import Redaction
 from store.sides import Side, side_of, value_of
 from store.slices import Digests, conversation_of, digests_of
 from store.sockets import side_name, turn_stories
+from store.steps import Steps, whole
 from store.story import Story, Unreadable, columns, cuts, gather, is_event_stream
 from store.streams import Assembled, assemble
 from store.usage import Rule, Usage, tier
@@ -46,6 +47,7 @@ COLUMNS: Final = (
     "upstream_request_id", "run_id", "seq", "error",
 )  # fmt: skip
 _EMPTY: Final = dict.fromkeys(COLUMNS)
+_JSON, _LOOSE, _OURS = "json", "loose", "ours"  # of an answer's text; the last is made here
 _SAID_BY_APPS: Final = ("user", "tenant", "feature", "session")
 # What comes over the wire, and is no count, no time and no name of ours.
 _SEEN_BEFORE: Final = (
@@ -99,19 +101,24 @@ def sequence(opened: bytes) -> int:
         return 0
 
 
-def build(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
+def build(
+    run: str, exchange: bytes, events: list[Event], recording: Recording
+) -> Steps[list[Rows]]:
     """The rows of an exchange that closed, or never will; behind them those of the turns that a
     socket carried. Raises `Unreadable`."""
     story = gather(events)
+    yield
     maker = _maker(run, exchange, story, recording)
-    found = [maker.rows()]
+    yield
+    found = [(yield from maker.rows())]
     if story.switched and maker.endpoint is RESPONSES_SOCKET:
         found += build_turns(run, turn_stories(exchange, story), recording)
     return found
 
 
 def build_turns(run: str, turns: Iterable[tuple[bytes, Story]], recording: Recording) -> list[Rows]:
-    return [_maker(run, identity, turn, recording, RESPONSES).rows() for identity, turn in turns]
+    makers = (_maker(run, identity, turn, recording, RESPONSES) for identity, turn in turns)
+    return [whole(maker.rows()) for maker in makers]
 
 
 def _maker(
@@ -152,7 +159,7 @@ class _Maker:
         self._answer: Json | None = None
         self._used: Usage | None = None
 
-    def rows(self) -> Rows:
+    def rows(self) -> Steps[Rows]:
         row, story, endpoint = self._row, self._story, self.endpoint
         keeps = endpoint.keeps_bodies and row["privacy"] != "metadata" and not story.switched
         cut_sides = cuts(story) if keeps else {}
@@ -161,15 +168,17 @@ class _Maker:
         row["complete"] = int(row["outcome"] == "ok" and not story.problems)
         bodies, task = None, None
         if keeps:
-            bodies, task = self._bodies(cut_sides)
+            bodies, task = yield from self._bodies(cut_sides)
         elif self._keeps_session():
             bodies = self._session()
         else:
             row["usage_note"] = _why_no_body(endpoint, row, story)
+        yield
         self._identify()
         fill_cost(row, self._recording.prices, self._used, story.opened["at"])
         problem = "; ".join(story.problems) or None
         row["error"] = row["error"] or problem
+        yield
         self._redact_row()
         if task is not None:
             task = (*task[:2], row["model"], *task[3:])
@@ -179,28 +188,35 @@ class _Maker:
             None if self._used is None else self._used.once,
         )  # fmt: skip
 
-    def _bodies(self, cut_sides: Json) -> tuple[Bodies, Any]:
+    def _bodies(self, cut_sides: Json) -> Steps[tuple[Bodies, Any]]:
         row, story = self._row, self._story
         asked = side_of(story.request, story.sent, cut_sides.get("request"), row["outcome"])
         came = side_of(story.response, story.got, cut_sides.get("response"), row["outcome"])
-        request, request_cut = self._request(asked)
-        task = self._task(request_cut)
-        whole = row["outcome"] == "ok" and not row["truncated"]
-        events = None
+        request_cut = self._request(asked)
+        yield
+        if self._asked is not None:
+            self._fingerprint(self._asked)
+        yield
+        is_whole = row["outcome"] == "ok" and not row["truncated"]
         if row["stream"] or (not story.head and value_of(self._asked, "stream") is True):
             row["stream"] = 1
-            said = self._stream(came, whole)
-            response = None if said is None else self._clean(said, True)
-            events = self._events(came, said, response)
+            said, form = self._stream(came, is_whole), _JSON
         else:
-            response = self._response(came)
+            said, form = self._response(came)
         self._read_answer()
+        yield
+        request = None if asked.text is None else self._clean(asked.text, request_cut is not None)
+        response = said if said is None or form == _OURS else self._clean(said, form == _JSON)
+        yield
+        if request_cut is not None and request is not None and request is not asked.text:
+            request_cut = cut(request)
         asked_parts = _shared(request_cut)
         came_parts = self._answer_parts(response, request_cut)
         digests = self._conversation(asked_parts)
+        events = self._events(came, said, response) if row["stream"] else None
         return Bodies(
             request, asked_parts, digests, response, came_parts, events, asked.note, came.note
-        ), task
+        ), self._task(request_cut)
 
     def _answer_parts(self, response: str | None, request: Cut | None) -> Parts | None:
         """A response repeats of its request; of a chat's answer the next turn repeats what was
@@ -237,17 +253,14 @@ class _Maker:
 
     # -- the request
 
-    def _request(self, side: Side) -> tuple[str | None, Cut | None]:
+    def _request(self, side: Side) -> Cut | None:
         if side.raw is not None and side.text is None:
             self._form(side)
         if side.text is None:
-            return None, None
+            return None
         said = cut(side.text)
         self._asked = said.json if said is not None else None
-        if self._asked is not None:
-            self._fingerprint(self._asked)
-        clean = self._clean(side.text, said is not None)
-        return clean, said if clean is side.text else cut(clean)
+        return said
 
     def _form(self, side: Side) -> None:
         """A form as JSON: its fields, and what is known of its files."""
@@ -314,19 +327,20 @@ class _Maker:
             return None
         return self._plain(_PADDING.sub("", side.text))
 
-    def _response(self, side: Side) -> str | None:
+    def _response(self, side: Side) -> tuple[str | None, str]:
+        """Its text, and what that is."""
         if side.raw is not None and side.text is None:
-            return self._binary(side)
+            return self._binary(side), _OURS
         if side.text is None:
             if self._story.response:  # and what it says can't be read
                 self._row["complete"] = 0
-            return None
+            return None, _LOOSE
         if side.note is None:
             self._answer = json_object(side.raw)
             if self._answer is None and self._claims_json() and not _is_json(side.text):
                 self._row["complete"] = 0
                 side.note = "not the JSON that its type says it is"
-        return self._clean(side.text, self._answer is not None)
+        return side.text, _LOOSE if self._answer is None else _JSON
 
     def _claims_json(self) -> bool:
         kind = self._story.got.get("content-type", "").partition(";")[0].strip().lower()

@@ -9,6 +9,7 @@ from policies.spool import Event, Kind
 from store.database import Connection, transaction
 from store.desk import Desk
 from store.rows import build
+from store.steps import whole
 from store.target import Target
 from store.values import dumped, headers_of, json_object
 
@@ -38,7 +39,7 @@ def scrub_open(desk: Desk, target: Target) -> int:
 
 def _is_meant(desk: Desk, target: Target, run: str, exchange: bytes, events: list[Event]) -> bool:
     try:
-        found = build(run, exchange, events, desk.recording)
+        found = whole(build(run, exchange, events, desk.recording))
     except Exception:  # it can't be read: nor will it be, when it ends
         return False
     return any(target.meets(rows.exchange) for rows in found)

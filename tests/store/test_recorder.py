@@ -23,6 +23,7 @@ from store.database import sqlite3, transaction
 from store.queries import runs
 from store.rows import build
 from store.spool_reader import read
+from store.steps import whole
 from tests.store.making import (
     Exchange,
     Run,
@@ -218,7 +219,7 @@ def test_a_value_that_sqlite_has_no_place_for_costs_its_own_row(tmp_path: Path) 
         messages = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
         messages.append({"role": "user", "content": f"token-{n}."})
         one_of[n] = Exchange(number=n, request=orjson.dumps({"messages": messages}))
-    made = [build("r", one_of[n].id, events_of(one_of[n]), making()) for n in (1, 2, 3)]
+    made = [whole(build("r", one_of[n].id, events_of(one_of[n]), making())) for n in (1, 2, 3)]
     assert [len(found) for found in made] == [1, 1, 1]
     made[1][0].exchange["status"] = 2**70
     connection = schema.prepare(at_root(at))
