@@ -101,7 +101,8 @@ def _print_workers(found: list[Sample]) -> None:
     click.echo(
         f"this run: {counts['requests']} requests, {counts['refused']} refused, "
         f"{counts['diverted']} diverted, {counts['fallbacks']} fell back; "
-        f"capture: {counts['exchanges']} exchanges, {counts['bodies_cut']} bodies cut, "
+        f"capture: {counts['exchanges']} exchanges, {counts['not_recorded']} kept out by privacy, "
+        f"{counts['bodies_cut']} bodies cut, "
         f"{counts['records_dropped']} records dropped, {counts['write_errors']} write errors"
     )
     for one in found if len(found) > 1 else []:

@@ -12,9 +12,6 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 Handling = Literal["full", "capture", "note", "tunnel"]
-# What a request or an answer may be besides JSON and its streams. `multipart`: the request is a
-# form; `mixed`: a form or JSON; `binary`: the answer is bytes.
-Body = Literal["json", "multipart", "mixed", "binary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +20,6 @@ class Endpoint:
 
     name: str
     handling: Handling
-    body: Body = "json"
 
     @property
     def keeps_bodies(self) -> bool:
@@ -62,18 +58,18 @@ _TABLE: Final[dict[tuple[str, str], Endpoint]] = {
     ("POST", "/embeddings"): Endpoint("embeddings", "capture"),
     ("POST", "/moderations"): Endpoint("moderations", "capture"),
     ("POST", "/decisions"): Endpoint("decisions", "capture"),
-    ("POST", "/audio/speech"): Endpoint("audio.speech", "capture", "binary"),
-    ("POST", "/audio/transcriptions"): Endpoint("audio.transcriptions", "capture", "multipart"),
-    ("POST", "/audio/translations"): Endpoint("audio.translations", "capture", "multipart"),
+    ("POST", "/audio/speech"): Endpoint("audio.speech", "capture"),
+    ("POST", "/audio/transcriptions"): Endpoint("audio.transcriptions", "capture"),
+    ("POST", "/audio/translations"): Endpoint("audio.translations", "capture"),
     ("POST", "/images/generations"): Endpoint("images.generations", "capture"),
-    ("POST", "/images/edits"): Endpoint("images.edits", "capture", "mixed"),
-    ("POST", "/images/variations"): Endpoint("images.variations", "capture", "multipart"),
+    ("POST", "/images/edits"): Endpoint("images.edits", "capture"),
+    ("POST", "/images/variations"): Endpoint("images.variations", "capture"),
     ("POST", "/batches"): Endpoint("batches", "capture"),
     ("GET", "/batches"): Endpoint("batches.list", "capture"),
     ("GET", "/batches/*"): BATCHES_STORED,
     ("POST", "/batches/*/cancel"): Endpoint("batches.cancel", "capture"),
-    ("POST", "/files"): Endpoint("files", "capture", "multipart"),
-    ("GET", "/files/*/content"): Endpoint("files.content", "capture", "binary"),
+    ("POST", "/files"): Endpoint("files", "capture"),
+    ("GET", "/files/*/content"): Endpoint("files.content", "capture"),
     ("GET", "/files"): _FILES_STORED,
     ("GET", "/files/*"): _FILES_STORED,
     ("DELETE", "/files/*"): _FILES_STORED,

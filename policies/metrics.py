@@ -54,6 +54,7 @@ TABLE: Final = (
     Metric("tunnelled", "counter", "Connections to other hosts, passed unseen."),
     Metric("tls_refused", "counter", "TLS handshakes that clients of intercepted hosts broke off."),
     Metric("trailers_dropped", "counter", "Trailer fields that were not passed on."),
+    Metric("inject_failed", "counter", "Faults in asking for usage or taking it out of streams."),
     Metric("exchanges", "counter", "Exchanges given to the spool."),
     Metric("not_recorded", "counter", "Exchanges of which nothing may be kept."),
     Metric("bodies_cut", "counter", "Bodies not recorded whole."),

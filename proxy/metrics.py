@@ -122,6 +122,7 @@ def counted(relay: Relay) -> dict[str, int]:
         "tunnelled": relay.forward.tunnelled,
         "tls_refused": relay.forward.refused,
         "trailers_dropped": relay.pool.trailers_dropped,
+        "inject_failed": relay.inject_failed,
         "clients": len(relay.clients),
         "in_flight": relay.in_flight,
         "breakers_open": list(relay.diverter.breakers().values()).count("open"),

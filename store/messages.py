@@ -74,11 +74,11 @@ class Messages:
 
 
 def said(message: Json) -> str:
-    """An error in the stream, in its own words."""
+    """An error in the stream, in its own words. Lone surrogates can be stored nowhere."""
     error = message.get("error")
     inner = error if isinstance(error, dict) else message
     text = error if isinstance(error, str) else inner.get("message") or inner.get("code")
-    return str(text or "error")[:_LONGEST_ERROR]
+    return str(text or "error")[:_LONGEST_ERROR].encode(errors="replace").decode()
 
 
 class Text:

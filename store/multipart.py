@@ -49,14 +49,6 @@ class Form:
     parts: tuple[tuple[str, str] | File, ...]
     whole: bool = True
 
-    @property
-    def fields(self) -> list[tuple[str, str]]:
-        return [part for part in self.parts if isinstance(part, tuple)]
-
-    @property
-    def files(self) -> list[File]:
-        return [part for part in self.parts if isinstance(part, File)]
-
 
 def read(body: bytes, content_type: str) -> Form | None:
     """None for what is no form or can't be read. Of a body that is cut, its whole parts."""

@@ -18,7 +18,6 @@ import orjson
 
 from store.deflate import Side
 from store.frames import Message, Socket
-from store.turns import Checkpoint
 from store.values import Json, json_object
 
 # Of the server's deltas only these hold audio: a transcript's ends in "audio_transcript.delta".
@@ -27,18 +26,11 @@ _MARK: Final = b"audio"
 
 
 class RealtimeReader:
-    """Fed the raw bytes after the 101, each side's as they came; gives lines of the record.
+    """Fed the raw bytes after the 101, each side's as they came; gives lines of the record."""
 
-    `checkpoint()` is meant as `store.turns` tells it: the lines that were given before it are the
-    caller's, and those that are fed again after a restart come again.
-    """
-
-    def __init__(
-        self, extensions: str | None, keeps_audio: bool, state: bytes | None = None
-    ) -> None:
-        kept: Json = orjson.loads(state) if state is not None else {}
-        self._socket = Socket(extensions, kept.get("socket"))
-        self._start: float | None = kept.get("start")
+    def __init__(self, extensions: str | None, keeps_audio: bool) -> None:
+        self._socket = Socket(extensions)
+        self._start: float | None = None
         self._keeps_audio = keeps_audio
 
     def notes(self) -> dict[Side, str]:
@@ -50,15 +42,6 @@ class RealtimeReader:
         start = self._start = at if self._start is None else self._start
         messages = self._socket.side(side).feed(at, data)
         return [_line(side, message, start, self._keeps_audio) for message in messages]
-
-    def lost(self, side: Side, why: str) -> None:
-        """Bytes of a side are missing from here on."""
-        self._socket.side(side).stop(why)
-
-    def checkpoint(self) -> Checkpoint:
-        socket = self._socket
-        state = orjson.dumps({"socket": socket.state(), "start": self._start})
-        return Checkpoint(socket.client.read, socket.server.read, state)
 
 
 def realtime_messages(

@@ -35,6 +35,7 @@ import orjson
 
 from store.deflate import Side
 from store.frames import Message, Socket
+from store.messages import said
 from store.values import Json, json_object
 
 _FINAL: Final = ("response.completed", "response.incomplete", "response.failed")
@@ -232,7 +233,7 @@ class TurnReader:
             turn.first_at = message.at
         status = event.get("status")
         status = status if isinstance(status, int) and 100 <= status <= 599 else None
-        self._close(turn, message.at, error="stream: " + _said(event), status=status)
+        self._close(turn, message.at, error="stream: " + said(event), status=status)
 
     def _take_steer(self, kind: str, event: Json) -> None:
         steer = event.get("steer")
@@ -269,8 +270,8 @@ class TurnReader:
         if closing is None:
             return None
         who = "server" if server.closing is not None else "client"
-        said = f"{closing.code or 'no code'} {closing.reason}".strip()
-        return f"the {who} closed the socket: {said}"
+        words = f"{closing.code or 'no code'} {closing.reason}".strip()
+        return f"the {who} closed the socket: {words}"
 
     def _given(self) -> list[Turn]:
         if self._open and self._socket.server.stopped:
@@ -286,11 +287,3 @@ def _reopened(kept: Json) -> _Open:
 def _text(value: Any) -> str | None:
     """A string, or None. Lone surrogates can be stored nowhere."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else None
-
-
-def _said(event: Json) -> str:
-    """An error in its own words."""
-    error = event.get("error")
-    inner = error if isinstance(error, dict) else event
-    text = error if isinstance(error, str) else inner.get("message") or inner.get("code")
-    return (_text(str(text or "error")) or "")[:500]

@@ -1,4 +1,4 @@
-"""`explore` with a real Datasette, `search`, and what `status` says of money."""
+"""`explore` with a real Datasette, `search`, and what `status` says of money and privacy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
 from bin.cli import main
+from proxy.metrics import Slot
 from store.canned import CANNED
 from tests.store.filled import Filled
 
@@ -169,6 +171,19 @@ def test_status_tells_money_limits_and_lag(filled: Filled) -> None:
     assert "$1.5000" in said.partition("cost so far")[0]  # by model, the last 30 days
     filled.index()
     assert "search:" not in ran(filled, "status").output
+
+
+def test_status_tells_what_privacy_kept_out(filled: Filled) -> None:
+    """Of all workers, while a sidecar runs."""
+    root = filled.database.parent
+    for worker, counts in enumerate(({"exchanges": 40, "not_recorded": 2}, {"not_recorded": 1}), 1):
+        Slot(root, worker).write(counts, at=time.monotonic())
+    state = {"pid": os.getpid(), "data": "127.0.0.1:1", "upstream": "-", "processes": {}}
+    (root / "state.json").write_bytes(orjson.dumps(state | {"run_dir": str(root)}))
+    said = ran(filled, "status").output
+    assert "capture: 40 exchanges, 3 kept out by privacy, 0 bodies cut" in said
+    (root / "state.json").unlink()
+    assert "kept out" not in ran(filled, "status").output
 
 
 def test_status_says_why_a_cost_is_not_known(tmp_path: Path) -> None:

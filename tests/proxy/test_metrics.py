@@ -71,6 +71,7 @@ def test_counters_are_summed_and_gauges_are_of_those_that_run() -> None:
     assert said["understudy_clients" + '{worker="1"}'] == 5
     assert "understudy_clients" + '{worker="2"}' not in said
     assert said["understudy_spool_bytes"] == 5
+    assert said["understudy_inject_failed_total"] == 12
     assert len([name for name in said if name.endswith("_total")]) == len(COUNTERS)
 
 

@@ -165,6 +165,8 @@ def test_a_server_that_does_not_echo_the_lane() -> None:
         ({"type": "error", "code": "too_late", "message": ""}, "stream: too_late", None),
         ({"type": "error", "status": True, "error": "plain"}, "stream: plain", None),
         ({"type": "error"}, "stream: error", None),
+        ({"type": "error", "message": "a\ud800b"}, "stream: a?b", None),
+        ({"type": "error", "message": "long" * 200}, "stream: " + "long" * 125, None),
         ({"error": {"message": "no type"}}, "stream: no type", None),
     ],
 )
