@@ -12,7 +12,7 @@ import pytest
 from policies.home import Home
 from policies.words import Feedback, UnknownExchange
 from store import forget as forgetting
-from store import orders, recorder, schema, search, writes
+from store import keeper, orders, schema, search, writes
 from store.database import reading, transaction
 from store.orders import ask, dump, load
 from store.recorder import alone
@@ -163,7 +163,7 @@ def test_what_a_reader_delays_is_not_written_anew_each_time(
 ) -> None:
     at = recorded(tmp_path, 4)
     monkeypatch.setattr(forgetting, "_CHECKPOINT_TRIES", 1)
-    monkeypatch.setattr(recorder, "_TIDY_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "_TIDY_SECONDS", 0.0)
     anew: list[str] = []
     monkeypatch.setattr(forgetting, "_rewrite", lambda _: anew.append("written"))
 
@@ -224,7 +224,7 @@ def test_what_was_deleted_does_not_stay_in_the_journal(
 ) -> None:
     """Nor does a reader hold the recorder up."""
     at = recorded(tmp_path, 2)
-    monkeypatch.setattr(recorder, "_TIDY_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "_TIDY_SECONDS", 0.0)
     journal = at.database.with_name(at.database.name + "-wal")
 
     def work(database: Any) -> None:
