@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from policies.config import ConfigError, load
+from bin.home_policy import policy_of
+from bin.options import policy_option
+from policies.config import ConfigError
 from policies.home import Home
-from policies.policy import Policy
 from proxy import authority
 from proxy.authority import ROOT, AuthorityError
 from proxy.bundle import bundle
@@ -26,7 +27,7 @@ def add_authority(group: click.Group, home_option: Callable[[Any], Any]) -> None
     for name, command in (
         ("show", show),
         ("path", _path_options(path)),
-        ("renew", _policy_option(renew)),
+        ("renew", policy_option(renew)),
         ("remove", remove),
     ):
         ca.add_command(click.command(name)(home_option(command)))
@@ -39,12 +40,6 @@ def _path_options(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--bundle", "what", flag_value="bundle", default="bundle",
                         help="The system's roots and ours, e.g. for SSL_CERT_FILE.  "
                         "[default]")(command)  # fmt: skip
-
-
-def _policy_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--policy", type=click.Path(path_type=Path, dir_okay=False), help="YAML file."
-    )(command)
 
 
 def show(home: Path) -> None:
@@ -67,7 +62,7 @@ def renew(home: Path, policy: Path | None) -> None:
     """Make a new authority for the policy's domains; the old one ends with it."""
     folder = _folder(home)
     with _explained():
-        settings = Policy() if policy is None else load(policy)
+        settings = policy_of(home, policy)
         authority.renew(folder, settings.forward.intercept)
         click.echo("a new authority; whatever trusted the one before must now trust this one")
         _print(folder, authority.read(folder))

@@ -93,7 +93,7 @@ def serve(
     try:
         settings = _policy(policy, upstream, workers, no_capture)
         root, _lock = open_home(home)
-        supervisor = Supervisor(settings, root, Addresses(listen, admin))
+        supervisor = Supervisor(settings, root, Addresses(listen, admin), policy)
         supervisor.open()
     except (ConfigError, PolicyError, StartError) as error:
         click.echo(f"understudy: {error}", err=True)

@@ -28,6 +28,5 @@ def expiring(folder: Path, now: float | None = None) -> str:
     if days >= FEW_DAYS:
         return ""
     left = "has expired" if days < 0 else f"has {days} day{'' if days == 1 else 's'} left"
-    renew = f"understudy ca renew --home {shlex.quote(str(folder.parent))}"
-    cure = f"{renew} (and --policy, if there is one), and have apps trust it anew"
-    return f"{folder}: the authority {left}: {cure}"
+    cure = f"understudy ca renew --home {shlex.quote(str(folder.parent))}"
+    return f"{folder}: the authority {left}: {cure}, and have apps trust it anew"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from bin.home_policy import policy_of
+from bin.options import policy_option
 from bin.supervisor import StartError
-from policies.config import ConfigError, load
-from policies.policy import Policy
-from policies.setting import PolicyError
+from policies.config import ConfigError
 
 if TYPE_CHECKING:
     from bin.importing import Result
@@ -28,8 +28,7 @@ def add_import(group: click.Group, home: Callable[[Any], Any]) -> None:
     for option in (
         click.option("--format", "format_", type=names, default=_AUTO, show_default=True,
                      help="auto: as the first records look."),
-        click.option("--policy", type=click.Path(path_type=Path, dir_okay=False),
-                     help="The sidecar's YAML file: its privacy holds for imports, too."),
+        policy_option,
         click.option("--host", metavar="NAME", help="API that was called, where the files don't "
                      "say; without one there is no cost."),
         click.option("--strict", is_flag=True, help="Exit 1 if any record can't be used."),
@@ -54,9 +53,9 @@ def import_(
     from bin.recorder_at_work import Stopped
 
     try:
-        held = Policy() if policy is None else load(policy)
+        held = policy_of(home, policy)
         result = run_import(home, files, None if format_ == _AUTO else format_, held, host)
-    except (ConfigError, PolicyError, StartError, Stopped, UnknownFormat) as error:
+    except (ConfigError, StartError, Stopped, UnknownFormat) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None

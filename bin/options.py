@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -51,6 +52,13 @@ class PolicyFile(click.ParamType[Path]):
         if self._exists and not path.exists():
             self.fail(f"{path}: no such file", param, ctx)
         return path
+
+
+def policy_option(command: Callable[..., None], more: str = "") -> Callable[..., None]:
+    """For a command that records, removes or renews apart from `serve`: see `bin.home_policy`."""
+    default = "[default: the one that this home's sidecar was last started with]"
+    about = f"YAML file{more}.  {default}"
+    return click.option("--policy", type=PolicyFile(), help=about)(command)
 
 
 def upstream_of(value: str) -> str:

@@ -14,13 +14,13 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from bin.home_policy import policy_of
+from bin.options import policy_option
 from bin.sidecar_at import Running, running
 from bin.supervisor import StartError
-from policies.config import ConfigError, load
+from policies.config import ConfigError
 from policies.home import Home
 from policies.metrics import total
-from policies.policy import Policy
-from policies.setting import PolicyError
 from proxy.metrics import read_samples
 from store import queries
 from store.spool_state import RunState, states
@@ -32,12 +32,10 @@ _MOST_FOLDERS: Final = 500  # of which one look asks what came of them
 
 def add_spool(group: click.Group, home: Callable[[Any], Any]) -> None:
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-    policy = click.option("--policy", type=click.Path(path_type=Path, dir_okay=False),
-                          help="The sidecar's YAML file, where none runs.")  # fmt: skip
     folder = click.Path(path_type=Path, exists=True, file_okay=False)
     folders = click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=folder)
     group.add_command(click.command("spool")(home(as_json(spool))))
-    group.add_command(click.command("import-spool")(home(policy(folders(import_spool)))))
+    group.add_command(click.command("import-spool")(home(policy_option(folders(import_spool)))))
 
 
 def spool(home: Path, as_json: bool) -> None:
@@ -156,10 +154,9 @@ def import_spool(home: Path, folders: tuple[Path, ...], policy: Path | None) -> 
     from store.foreign_spool import Refused
 
     try:
-        held = Policy() if policy is None else load(policy)
-        with recorder_at_work(home, held) as reading:
+        with recorder_at_work(home, policy_of(home, policy)) as reading:
             _bring_all(Home(home.resolve(), home), folders, reading)
-    except (ConfigError, PolicyError, StartError, Stopped, Refused) as error:
+    except (ConfigError, StartError, Stopped, Refused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None

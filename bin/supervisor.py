@@ -28,6 +28,7 @@ import orjson
 
 from bin import runtime
 from bin.expiry import expiring
+from bin.home_policy import remember
 from policies.home import Home
 from policies.listeners import Listeners
 from policies.policy import Policy
@@ -170,6 +171,7 @@ class Supervisor:
     policy: Policy
     root: Path
     addresses: Addresses
+    policy_file: Path | None = None  # that `policy` was read from
     children: list[Child] = field(default_factory=list)
     _run_dir: str = ""
     _run_lock: int = -1  # held as long as we live
@@ -205,6 +207,7 @@ class Supervisor:
             raise StartError(f"{error.filename}: {error.strerror}; {hint}") from None
         self._run_dir = str(run_dir)
         home.spool.mkdir(mode=0o700, exist_ok=True)
+        self._remember_policy()
         _raise_descriptors()
         workers = self.policy.workers
         proxies = [
@@ -241,6 +244,12 @@ class Supervisor:
                 _warn(soon)
         except (AuthorityError, OSError) as error:
             _warn(f"no forward proxy, OPENAI_BASE_URL only: {error}")
+
+    def _remember_policy(self) -> None:
+        try:
+            remember(self.root, self.policy_file)
+        except OSError as error:  # a full disk must not keep the proxy from running
+            _warn(f"serve.json is out of date: {error}; give other commands their --policy, too")
 
     def shown_addresses(self) -> tuple[str, str]:
         return _shown(self.addresses.data), _shown(self.addresses.admin)

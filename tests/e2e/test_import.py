@@ -111,3 +111,46 @@ def test_an_import_killed_at_any_moment_is_made_whole_by_the_next(tmp_path: Path
     assert found.query("SELECT count(*) FROM incidents") == [(0,)]
     assert spool_of(home)["runs"] == []
     assert not (home / "importing").exists()
+
+
+def holding(home: Path, text: str) -> list[Path]:
+    return [p for p in home.rglob("*") if p.is_file() and text.encode() in p.read_bytes()]
+
+
+def test_what_the_sidecar_redacts_is_redacted_beside_it_and_after_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("ann", "bob", "cem"):
+        asked = {"role": "user", "content": f"write to {name}@example.com"}
+        answered = {"role": "assistant", "content": f"done, {name}@example.com has it"}
+        line = json.dumps({"messages": [asked, answered]})
+        (tmp_path / f"{name}.jsonl").write_text(line + "\n")
+    policy = {"privacy": {"mode": "redacted", "recognisers": ["email"]}}
+    with Sidecar(home, policy) as sidecar:
+        beside = understudy("import", "--home", home, tmp_path / "ann.jsonl")
+        assert "1 new" in beside.stdout, beside.stderr
+    after = understudy("import", "--home", home, tmp_path / "bob.jsonl")
+    assert "1 new" in after.stdout, after.stderr
+    pairs = sidecar.query("SELECT request, response FROM pairs")
+    assert len(pairs) == 2
+    assert all("<EMAIL_1>" in text for pair in pairs for text in pair)
+    assert holding(home, "example.com") == []
+    named = tmp_path / "home-policy.yaml"
+    named.unlink()
+    refused = understudy("import", "--home", home, tmp_path / "cem.jsonl")
+    assert refused.returncode == 1
+    assert str(named) in refused.stderr and "--policy FILE" in refused.stderr
+    assert holding(home, "cem") == []
+    assert sidecar.query("SELECT count(*) FROM exchanges") == [(2,)]
+
+
+def test_a_running_sidecar_needs_its_policy_no_more(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    file = backlog(tmp_path / "backlog.jsonl", 1)
+    with Sidecar(home, {"record": {"keep_bodies": "90d"}}) as sidecar:
+        assert "1 new" in understudy("import", "--home", home, file).stdout
+        (tmp_path / "home-policy.yaml").unlink()
+        [(identity,)] = sidecar.query("SELECT id FROM exchanges")
+        noted = understudy("feedback", "--home", home, identity, "--label", "good")
+        assert (noted.returncode, noted.stdout) == (0, "noted\n"), noted.stderr
+        kept = understudy("retention", "--home", home, "--dry-run")
+        assert "too old: 0 bodies" in kept.stdout, kept.stderr
