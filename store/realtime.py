@@ -44,15 +44,6 @@ class RealtimeReader:
         return [_line(side, message, start, self._keeps_audio) for message in messages]
 
 
-def realtime_messages(
-    pieces: Iterable[tuple[Side, float, bytes]], extensions: str | None, keeps_audio: bool
-) -> Iterator[bytes]:
-    """The lines of a whole connection."""
-    reader = RealtimeReader(extensions, keeps_audio)
-    for side, at, data in pieces:
-        yield from reader.feed(side, at, data)
-
-
 def deltas(lines: Iterable[bytes]) -> Iterator[str]:
     """Texts that came in pieces, in the lines of a session."""
     for line in lines:

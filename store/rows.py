@@ -21,12 +21,12 @@ from store import multipart, rate_limits
 from store.cutting import Cut, Parts, cut, cut_answer
 from store.media import File, Media
 from store.money import fill_cost, fill_usage
-from store.realtime import deltas, realtime_messages
+from store.realtime import RealtimeReader, deltas
 from store.recording import Recording
 from store.redaction import Redaction
 from store.sides import Side, side_of, value_of
 from store.slices import Digests, conversation_of, digests_of
-from store.sockets import side_name, turn_stories
+from store.sockets import note_losses, side_name, turn_stories
 from store.steps import Steps, whole
 from store.story import Story, Unreadable, columns, cuts, gather, is_event_stream
 from store.streams import Assembled, assemble
@@ -110,15 +110,15 @@ def build(
     yield
     maker = _maker(run, exchange, story, recording)
     yield
+    turns = turn_stories(exchange, story) if maker.keeps_turns() else ()
     found = [(yield from maker.rows())]
-    if story.switched and maker.endpoint is RESPONSES_SOCKET:
-        found += build_turns(run, turn_stories(exchange, story), recording)
-    return found
+    return found + build_turns(run, turns, recording)
 
 
 def build_turns(run: str, turns: Iterable[tuple[bytes, Story]], recording: Recording) -> list[Rows]:
+    """What was lost of them is the socket's problem, which is told once."""
     makers = (_maker(run, identity, turn, recording, RESPONSES) for identity, turn in turns)
-    return [whole(maker.rows()) for maker in makers]
+    return [whole(maker.rows())._replace(problem=None) for maker in makers]
 
 
 def _maker(
@@ -163,14 +163,15 @@ class _Maker:
         row, story, endpoint = self._row, self._story, self.endpoint
         keeps = endpoint.keeps_bodies and row["privacy"] != "metadata" and not story.switched
         cut_sides = cuts(story) if keeps else {}
-        row["truncated"] = int(bool(row["truncated"] or cut_sides))
+        lines = self._lines() if self._keeps_session() else None
+        row["truncated"] = int(bool(row["truncated"] or cut_sides or story.lost))
         row["stream"] = int(is_event_stream(story))
         row["complete"] = int(row["outcome"] == "ok" and not story.problems)
         bodies, task = None, None
         if keeps:
             bodies, task = yield from self._bodies(cut_sides)
-        elif self._keeps_session():
-            bodies = self._session()
+        elif lines is not None:
+            bodies = self._session(lines)
         else:
             row["usage_note"] = _why_no_body(endpoint, row, story)
         yield
@@ -231,25 +232,38 @@ class _Maker:
         talks = request is not None and request.talks and isinstance(content, str)
         return cut_answer(response, content) if talks else None
 
+    # -- what a socket carried
+
+    def keeps_turns(self) -> bool:
+        kept = self._row["privacy"] != "metadata"
+        return kept and self._story.switched and self.endpoint is RESPONSES_SOCKET
+
     def _keeps_session(self) -> bool:
         kept = self._recording.record.realtime != "off" and self._row["privacy"] != "metadata"
         return kept and self._story.switched and self.endpoint is REALTIME
 
-    def _session(self) -> Bodies:
+    def _lines(self) -> list[bytes]:
         """Of a Realtime socket: its messages as lines of JSON."""
         keeps_audio = self._recording.record.realtime == "audio"
-        extensions = self._story.got.get("sec-websocket-extensions")
-        pieces = ((side_name(event), event.at, event.payload) for event in self._story.raw)
-        lines = list(realtime_messages(pieces, extensions, keeps_audio))
+        reader = RealtimeReader(self._story.got.get("sec-websocket-extensions"), keeps_audio)
+        lines = []
+        for event in self._story.raw:
+            lines += reader.feed(side_name(event), event.at, event.payload)
+        note_losses(self._story, reader.notes())
+        return lines
+
+    def _session(self, lines: list[bytes]) -> Bodies:
         self._row["usage_note"] = "a session of several answers"
         said = "".join(deltas(lines))
-        note = None
+        notes = {side: f"cut: {why}" for side, why in self._story.lost.items()}
+        asked_note, note = notes.get("client"), notes.get("server")
         if self._plain(said) != said:  # cut over several messages, each of which looks harmless
             lines = [line for line in lines if not list(deltas([line]))]
-            note = "its deltas are not kept: something in them is private"
+            hidden = "its deltas are not kept: something in them is private"
+            note = hidden if note is None else f"{note}; {hidden}"
         redact, marks = self._redaction.text, self._marks
         text = "".join(redact(line.decode(), marks) for line in lines)
-        return Bodies(events=text or None, response_note=note)
+        return Bodies(events=text or None, request_note=asked_note, response_note=note)
 
     # -- the request
 

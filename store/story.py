@@ -9,6 +9,7 @@ from typing import Final
 from policies.plan import SERVED_BY_HEADER
 from policies.spool import Event, Kind
 from store.database import iso
+from store.deflate import Side
 from store.values import (
     Json,
     count_of,
@@ -43,6 +44,7 @@ class Story:
     response: list[bytes] = field(default_factory=list)
     raw: list[Event] = field(default_factory=list)  # of another protocol, both directions
     socket: Json = field(default_factory=dict)  # instead of its first bytes, see store.sockets
+    lost: dict[Side, str] = field(default_factory=dict)  # of another protocol: why not all is there
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -185,18 +187,25 @@ def cuts(story: Story) -> Json:
 
     A batch that could not be written leaves a hole, and nothing but the ending's count tells.
     """
-    closed = story.closed or {}
-    said = closed.get("cut")
-    cut = dict(said) if isinstance(said, dict) else {}
-    if story.switched:
-        return cut
+    cut = told_cuts(story)
     for side, pieces in (("request", story.request), ("response", story.response)):
-        sent = count_of(closed.get(f"{side}_bytes"))
+        sent = counted(story, side)
         kept = sum(map(len, pieces))
         if side not in cut and sent is not None and kept != sent:
             cut[side] = f"{kept} of {sent} bytes were captured"
             story.problems.append(f"lost: a part of the {side}")
     return cut
+
+
+def told_cuts(story: Story) -> Json:
+    """What the proxy says it did not spool, and why, by side."""
+    said = (story.closed or {}).get("cut")
+    return dict(said) if isinstance(said, dict) else {}
+
+
+def counted(story: Story, side: str) -> int | None:
+    """Bytes of a side that passed through the proxy."""
+    return count_of((story.closed or {}).get(f"{side}_bytes"))
 
 
 def is_event_stream(story: Story) -> bool:

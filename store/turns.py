@@ -36,8 +36,9 @@ import orjson
 from store.deflate import Side
 from store.frames import Message, Socket
 from store.messages import said
-from store.values import Json, json_object
+from store.values import Json, json_object, text_of
 
+TOO_MANY: Final = "too many turns are open"
 _FINAL: Final = ("response.completed", "response.incomplete", "response.failed")
 _MOST_OPEN: Final = 256
 _MOST_OPEN_BYTES: Final = 64 << 20  # of their requests
@@ -49,8 +50,9 @@ _MOST_ENDED: Final = 64  # ids kept of turns that are over, whose late events ar
 class Turn:
     """`finished`: the server said that it was done. Times are seconds of CLOCK_MONOTONIC.
 
-    `final` is the event that ended it as it was sent, `response` what is in it; of an unfinished
-    turn there is neither. `status`: what HTTP would have said, where an error told it.
+    `final` is the event that ended it as it was sent, an error too; of a turn that was given up
+    there is none. `response` is what is in that of a finished one. `status`: what HTTP would have
+    said, where an error told it.
     """
 
     index: int
@@ -86,11 +88,10 @@ class _Open:
 
 
 class TurnReader:
-    """`unread` counts messages that are not JSON objects."""
+    """What is no JSON object, is no part of a turn."""
 
     def __init__(self, extensions: str | None, state: bytes | None = None) -> None:
         kept: Json = orjson.loads(state) if state is not None else {}
-        self.unread: int = kept.get("unread", 0)
         self._socket = Socket(extensions, kept.get("socket"))
         self._next: int = kept.get("next", 0)
         self._at: float = kept.get("at", 0.0)
@@ -98,11 +99,6 @@ class TurnReader:
         self._ended: deque[str] = deque(kept.get("ended", ()), _MOST_ENDED)
         self._steers = {key: text.encode() for key, text in kept.get("steers", {}).items()}
         self._done: list[Turn] = []
-
-    @property
-    def open(self) -> int:
-        """Turns that are waiting for their answer."""
-        return len(self._open)
 
     def notes(self) -> dict[Side, str]:
         """Why a side could not be read to its end."""
@@ -114,15 +110,8 @@ class TurnReader:
         take = self._from_client if side == "client" else self._from_server
         for message in self._socket.side(side).feed(at, data):
             event = json_object(message.data)
-            if event is None:
-                self.unread += 1
-            else:
+            if event is not None:
                 take(event, message)
-        return self._given()
-
-    def lost(self, side: Side, why: str) -> list[Turn]:
-        """Bytes of a side are missing from here on."""
-        self._socket.side(side).stop(why)
         return self._given()
 
     def end(self, at: float | None = None) -> list[Turn]:
@@ -137,7 +126,6 @@ class TurnReader:
             "socket": socket.state(),
             "next": self._next,
             "at": self._at,
-            "unread": self.unread,
             "open": [asdict(turn) | {"request": turn.request.decode()} for turn in self._open],
             "ended": list(self._ended),
             "steers": {key: text.decode() for key, text in self._steers.items()},
@@ -148,10 +136,10 @@ class TurnReader:
 
     def _from_client(self, event: Json, message: Message) -> None:
         kind = event.get("type")
-        parent = _text(event.get("previous_response_id"))
+        parent = text_of(event.get("previous_response_id"))
         if kind == "response.create":
             self._steers.pop(parent or "", None)  # goes in with this request
-            self._begin(message.data, message.began_at, _text(event.get("stream_id")))
+            self._begin(message.data, message.began_at, text_of(event.get("stream_id")))
         elif kind == "response.steer" and parent is not None:
             self._steers[parent] = message.data
             if len(self._steers) > _MOST_STEERS:
@@ -164,7 +152,7 @@ class TurnReader:
         size = sum(len(one.request) for one in self._open)
         while len(self._open) > _MOST_OPEN or (size > _MOST_OPEN_BYTES and len(self._open) > 1):
             size -= len(self._open[0].request)
-            self._give_up(1, "too many turns are open")
+            self._give_up(1, TOO_MANY)
         return turn
 
     # -- events of the server
@@ -188,9 +176,9 @@ class TurnReader:
             self._finish(turn, event, message)
 
     def _turn_of(self, kind: str, event: Json, message: Message) -> _Open | None:
-        lane = _text(event.get("stream_id"))
+        lane = text_of(event.get("stream_id"))
         response = event.get("response")
-        identity = _text(response.get("id")) if isinstance(response, dict) else None
+        identity = text_of(response.get("id")) if isinstance(response, dict) else None
         if identity is None or not isinstance(response, dict):
             return self._oldest(lane)
         for turn in self._open:
@@ -208,7 +196,7 @@ class TurnReader:
         steer = None
         tells = kind == "response.created" or kind in _FINAL
         if tells:
-            steer = self._steers.pop(_text(response.get("previous_response_id")) or "", None)
+            steer = self._steers.pop(text_of(response.get("previous_response_id")) or "", None)
         waiting = self._oldest(lane, unnamed=True) if steer is None else None
         if waiting is None and tells:
             return self._begin(steer or b"", message.began_at, lane)
@@ -226,19 +214,20 @@ class TurnReader:
         return None if only is not None and unnamed and only.response_id is not None else only
 
     def _take_error(self, event: Json, message: Message) -> None:
-        turn = self._oldest(_text(event.get("stream_id")))
+        turn = self._oldest(text_of(event.get("stream_id")))
         if turn is None:  # about the socket, or one of several lanes, and it does not say which
             return
         if turn.first_at is None:
             turn.first_at = message.at
         status = event.get("status")
         status = status if isinstance(status, int) and 100 <= status <= 599 else None
-        self._close(turn, message.at, error="stream: " + said(event), status=status)
+        error = "stream: " + said(event)
+        self._close(turn, message.at, error=error, final=message.data, status=status)
 
     def _take_steer(self, kind: str, event: Json) -> None:
         steer = event.get("steer")
         if kind == "response.steer.failed" and isinstance(steer, dict):
-            self._steers.pop(_text(steer.get("previous_response_id")) or "", None)
+            self._steers.pop(text_of(steer.get("previous_response_id")) or "", None)
 
     # -- endings
 
@@ -282,8 +271,3 @@ class TurnReader:
 
 def _reopened(kept: Json) -> _Open:
     return _Open(**(kept | {"request": kept["request"].encode()}))
-
-
-def _text(value: Any) -> str | None:
-    """A string, or None. Lone surrogates can be stored nowhere."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else None

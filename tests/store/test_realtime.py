@@ -8,14 +8,24 @@ from typing import Any
 
 import pytest
 
-from store.realtime import RealtimeReader, realtime_messages
+from store.deflate import Side
+from store.realtime import RealtimeReader
 from tests.store.sockets import AGREEMENTS, Talk, frame
 
 AUDIO = base64.b64encode(b"\x01\x02\x03\x04\x05" * 20).decode()
 
 
+def read(
+    pieces: list[tuple[Side, float, bytes]], extensions: str | None, keeps_audio: bool = False
+) -> list[bytes]:
+    reader = RealtimeReader(extensions, keeps_audio)
+    found = [line for side, at, data in pieces for line in reader.feed(side, at, data)]
+    assert reader.notes() == {}
+    return found
+
+
 def lines(talk: Talk, keeps_audio: bool = False) -> list[dict[str, Any]]:
-    found = list(realtime_messages(talk.pieces, talk.extensions, keeps_audio))
+    found = read(talk.pieces, talk.extensions, keeps_audio)
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in found)
     return [json.loads(line) for line in found]
 
@@ -69,7 +79,7 @@ def test_what_is_no_audio_stays_as_it_was_sent() -> None:
     ]
     for text in said:
         talk.say("server", text)
-    found = list(realtime_messages(talk.pieces, talk.extensions, False))
+    found = read(talk.pieces, talk.extensions)
     assert [line.partition(b'"message":')[2] for line in found] == [
         text.encode() + b"}\n" for text in said
     ]
@@ -117,8 +127,8 @@ def test_lines_are_the_same_byte_by_byte(agreement: str) -> None:
         for side, at, data in talk.pieces
         for place in range(len(data))
     ]
-    found = list(realtime_messages(single, talk.extensions, False))
-    assert found == list(realtime_messages(talk.pieces, talk.extensions, False))
+    found = read(single, talk.extensions)
+    assert found == read(talk.pieces, talk.extensions)
     assert len(found) == 12
 
 
