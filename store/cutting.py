@@ -125,7 +125,7 @@ class _Cutter:
             role = value.get("role") if isinstance(value, dict) else "user"
             if user is None and role == "user" and isinstance(value, dict):
                 user = len(pieces)
-            grows = grows or role not in _BEFORE_ANSWERS
+            grows = grows or not isinstance(role, str) or role not in _BEFORE_ANSWERS
             values.append(value)
             said = _content(text, at, end, value)
             if said is None:

@@ -6,6 +6,7 @@ only the recorder writes, and `pysqlite3` brings a newer SQLite than Python's wh
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -186,8 +187,11 @@ def leave_behind(connection: Connection, database: Path, opened: Mapping[str, ob
 
 def iso(at: float) -> str:
     """Seconds since the epoch as ISO 8601 in UTC, with milliseconds."""
-    second, micro = divmod(round(at * 1e6), 1_000_000)
-    return f"{_second(second)}.{micro // 1000:03d}Z"
+    fraction, second = math.modf(at)
+    micro = round(fraction * 1e6)
+    if micro == 1_000_000:
+        second, micro = second + 1, 0
+    return f"{_second(int(second))}.{micro // 1000:03d}Z"
 
 
 @lru_cache(maxsize=256)

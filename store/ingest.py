@@ -35,7 +35,8 @@ from store.steps import in_step, whole
 MOST_CACHED: Final = 64 << 20
 # Bytes of a socket since its turns were last read, above which they are read again.
 _LONG_SOCKET: Final = 256 << 10
-_IN_STEP: Final = 64  # exchanges whose rows are made together: what they take fits the cache
+_IN_STEP: Final = 64  # exchanges whose rows are made together
+_BYTES_IN_STEP: Final = 2 << 20
 _MOST_DETAIL: Final = 300
 
 _BODIES: Final = (
@@ -78,6 +79,7 @@ class _Batch:
 
     run: str
     ready: list[tuple[bytes, list[Event]]] = field(default_factory=list)  # to make rows of
+    ready_bytes: int = 0
     rows: list[Rows] = field(default_factory=list)
     closed: list[bytes] = field(default_factory=list)  # of these, some were staged
     staged: dict[bytes, list[Event]] = field(default_factory=dict)
@@ -151,8 +153,7 @@ class Ingest:
             self._sort_in(batch, events[0].exchange, events)
         if piece.finished:
             self._close_all(batch)
-        for start in range(0, len(batch.ready), _IN_STEP):
-            self._make_rows(batch, batch.ready[start : start + _IN_STEP])
+        self._make_rows(batch)
         if piece.unreadable:
             batch.incidents["unreadable_record", "a kind that is not known"] += piece.unreadable
         if piece.torn:
@@ -167,7 +168,7 @@ class Ingest:
             before = self._events(exchange) if known else []
             if known:
                 batch.closed.append(exchange)
-            batch.ready.append((exchange, before + events))
+            self._is_over(batch, exchange, before + events)
         else:
             batch.staged[exchange] = merged(events)
             if not known:
@@ -201,14 +202,22 @@ class Ingest:
                 continue
             batch.closed.append(exchange)
             events = self._events(exchange) + batch.staged.pop(exchange, [])
-            batch.ready.append((exchange, events))
+            self._is_over(batch, exchange, events)
             batch.left_open += 1
         for exchange, events in batch.staged.items():
-            batch.ready.append((exchange, events))
+            self._is_over(batch, exchange, events)
             batch.left_open += 1
         batch.staged = {}
 
-    def _make_rows(self, batch: _Batch, ready: list[tuple[bytes, list[Event]]]) -> None:
+    def _is_over(self, batch: _Batch, exchange: bytes, events: list[Event]) -> None:
+        """Its rows can be made, together with others': so many as fit the processor's cache."""
+        batch.ready.append((exchange, events))
+        batch.ready_bytes += _size(events)
+        if len(batch.ready) >= _IN_STEP or batch.ready_bytes >= _BYTES_IN_STEP:
+            self._make_rows(batch)
+
+    def _make_rows(self, batch: _Batch) -> None:
+        ready, batch.ready, batch.ready_bytes = batch.ready, [], 0
         made = in_step([build(batch.run, *each, self._recording) for each in ready])
         for (exchange, events), found in zip(ready, made, strict=True):
             if isinstance(found, Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,7 +23,7 @@ from store.media import File, Media
 from store.money import fill_cost, fill_usage
 from store.realtime import RealtimeReader, deltas
 from store.recording import Recording
-from store.redaction import Redaction
+from store.redaction import Placeholders, Redaction
 from store.sides import Side, side_of, value_of
 from store.slices import Digests, conversation_of, digests_of
 from store.sockets import note_losses, side_name, turn_stories
@@ -154,6 +154,7 @@ class _Maker:
         self._row = row
         self._redaction = recording.redaction(row["privacy"])
         self._marks = self._redaction.begin()
+        self._loose = partial(_loose, self._redaction, self._marks)  # no method: that makes a cycle
         self._media = Media(recording.key, self._loose)
         self._asked: Json | None = None  # the request, as it was sent
         self._answer: Json | None = None
@@ -198,6 +199,8 @@ class _Maker:
         if self._asked is not None:
             self._fingerprint(self._asked)
         yield
+        request = None if asked.text is None else self._clean(asked.text, request_cut is not None)
+        yield
         is_whole = row["outcome"] == "ok" and not row["truncated"]
         if row["stream"] or (not story.head and value_of(self._asked, "stream") is True):
             row["stream"] = 1
@@ -206,7 +209,6 @@ class _Maker:
             said, form = self._response(came)
         self._read_answer()
         yield
-        request = None if asked.text is None else self._clean(asked.text, request_cut is not None)
         response = said if said is None or form == _OURS else self._clean(said, form == _JSON)
         yield
         if request_cut is not None and request is not None and request is not asked.text:
@@ -402,12 +404,6 @@ class _Maker:
             return self._redaction.text(text, self._marks)
         return self._media.without(text, lambda short: self._redaction.text(short, self._marks))
 
-    def _loose(self, text: str) -> str:
-        """Text that may be JSON, or begin as such: cut off, lines of it, lists. Its fields are
-        looked at as far as they go, and what is outside of its strings as well."""
-        clean = self._redaction.text(text, self._marks)
-        return clean if _is_json(clean) else self._plain(clean)
-
     def _redact_row(self) -> None:
         """What an app or an upstream says may name a person or hold a key, wherever it says it."""
         row = self._row
@@ -426,6 +422,13 @@ class _Maker:
 
     def _plain(self, text: str) -> str:
         return self._redaction.plain(text, self._marks)
+
+
+def _loose(redaction: Redaction, marks: Placeholders, text: str) -> str:
+    """Text that may be JSON, or begin as such: cut off, lines of it, lists. Its fields are looked
+    at as far as they go, and what is outside of its strings as well."""
+    clean = redaction.text(text, marks)
+    return clean if _is_json(clean) else redaction.plain(clean, marks)
 
 
 def _shared(found: Cut | None) -> Parts | None:

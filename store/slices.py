@@ -2,7 +2,8 @@
 
 A *slice* is a piece of text, found again by a hash with the install's key. A *prefix* is a slice
 behind another prefix: where a chat's turns share their history, they share the prefixes, and a chat
-of twenty turns is one tree. A body names the last prefix of each of its chains (`parts`).
+of twenty turns is one tree, but for the first of them. A body names the last prefix of each of its
+chains (`parts`).
 
 Of what is no talk yet, a piece that comes for the first time stays where it is: most of what single
 turns say nobody says again, and a slice takes more room and more time.
@@ -106,7 +107,8 @@ class Slices:
             if last != _ROOT:
                 self._uses[last] += 1
                 named.append(last)
-            named += part.pieces[new:]
+            if rest := "".join(part.pieces[new:]):  # as one: each part takes a reader a step
+                named.append(rest)
         return orjson.dumps(named).decode() if any(type(one) is int for one in named) else None
 
     def _chain(self, chain: Chain, digests: list[bytes]) -> tuple[int, int]:

@@ -28,7 +28,8 @@ def _ends(at: int, one: Steps[T], results: dict[int, T | Exception]) -> bool:
     except StopIteration as end:
         results[at] = end.value
     except Exception as error:
-        results[at] = error
+        error.__context__ = None
+        results[at] = error.with_traceback(None)  # whose frames would hold on to all of it
     else:
         return False
     return True

@@ -49,6 +49,16 @@ def test_messages_are_cut_at_their_borders() -> None:
     assert found.json["n"] == 1
 
 
+@pytest.mark.parametrize("role", ["[]", "{}", "null", "1"])
+def test_a_role_may_be_anything(role: str) -> None:
+    text = f'{{"messages":[{{"role":{role},"content":"a"}},{{"role":"user","content":"b"}}]}}'
+    found = cut(text)
+    assert found is not None
+    assert [part.pieces for part in found.parts if isinstance(part, Chain)] == [
+        (f'{{"role":{role},"content":"a"}}', ',{"role":"user","content":"b"}')
+    ]
+
+
 def test_a_turn_begins_with_the_pieces_of_the_one_before() -> None:
     messages: list[Any] = [{"role": "system", "content": "Be kind."}]
     before: tuple[str, ...] = ()

@@ -90,6 +90,16 @@ def test_what_is_said_once_stays_where_it_is(bodies: Bodies) -> None:
     bodies.check()
 
 
+def test_what_is_not_shared_of_a_list_is_one_part(bodies: Bodies) -> None:
+    """Each part takes who reads it a step."""
+    first, *others = [f"text {number}" for number in range(200)]
+    bodies.keep(json.dumps({"input": [first]}))
+    bodies.keep(json.dumps({"input": [first, *others]}))
+    sql = "SELECT json_array_length(request_parts) FROM bodies WHERE number = 2"
+    assert bodies.connection.execute(sql).fetchone() == (4,)  # before, the first, the rest, after
+    bodies.check()
+
+
 def test_conversations_part_at_the_users_first_message(bodies: Bodies) -> None:
     first, second = bodies.keep(chat("a", "b", "c")), bodies.keep(chat("a", "x"))
     other, elsewhere = bodies.keep(chat("A")), bodies.keep(chat("a", system="Be terse."))
