@@ -15,6 +15,7 @@ import click
 
 from bin import unfailing
 from bin.extras import install
+from bin.home_policy import left_behind
 from bin.options import HostPort, PolicyFile, doubled, upstream_of
 from bin.sidecar_at import connectable
 from bin.supervisor import Addresses, StartError, Supervisor, open_home
@@ -93,12 +94,16 @@ def serve(
     try:
         settings = _policy(policy, upstream, workers, no_capture)
         root, _lock = open_home(home)
+        left = left_behind(root) if policy is None else None
         supervisor = Supervisor(settings, root, Addresses(listen, admin), policy)
         supervisor.open()
     except (ConfigError, PolicyError, StartError) as error:
         click.echo(f"understudy: {error}", err=True)
         sys.exit(2)
     _announce(supervisor)
+    if left is not None:
+        before = f"the last start of this home went by {left}"
+        click.echo(f"understudy: {before}; this one goes by the defaults", err=True)
     unfailing.install()
     asyncio.run(supervisor.run())
 

@@ -169,7 +169,7 @@ def _tunnelled(tried: Tried) -> Finding | None:
     if tried.arrival != "tunnelled":
         return None
     return _not(tried, "the sidecar passed it on unseen", "list the host in forward.intercept, "
-                "and renew the authority: understudy ca renew --policy FILE")  # fmt: skip
+                "and renew the authority: understudy ca renew")  # fmt: skip
 
 
 def _java(tried: Tried) -> Finding | None:

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from bin.home_policy import policy_of
 from bin.sidecar_at import Running, Seen, connectable, install_key, look_at, owned, running
 from policies.home import Home
 from policies.policy import Policy
@@ -58,7 +59,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`policy`: the one named, else the defaults (`named` False). `answer`: None if not asked."""
+    """`policy`: the one named, else (`named` False) the home's, or, beside a sidecar, which knows
+    its own, the defaults. `answer`: None if not asked."""
 
     home: Home
     policy: Policy
@@ -98,12 +100,13 @@ class Observed:
 def observe(
     root: Path, policy: Policy | None, environment: Mapping[str, str] = os.environ
 ) -> Observed:
+    """Raises ConfigError."""
     home = Home(root.resolve(), Path("/"))
     named = running(home)
     address = connectable(named.data) if named else _USUAL
     seen = _seen(address, home, named)
-    settings = policy or Policy()
-    issuer, error = _authority(home, policy, seen)
+    settings = policy or (Policy() if named else policy_of(home.root, None))
+    issuer, error = _authority(home, settings, policy is None, seen)
     own = _own_root(home)
     return Observed(
         home=home,
@@ -147,15 +150,12 @@ def _rejecting(seen: Seen) -> list[Any]:
     return found
 
 
-def _authority(home: Home, policy: Policy | None, seen: Seen) -> tuple[Issuer | None, str]:
-    """Without a policy, what the running sidecar took for its own is of the right domains."""
+def _authority(home: Home, policy: Policy, trusting: bool, seen: Seen) -> tuple[Issuer | None, str]:
+    """`trusting`: what the running sidecar took for its own is of the right domains."""
     try:
         issuer = authority.read(home.authority)
         taken = (seen.health.get("forward") or {}).get("authority") == issuer.fingerprint
-        if policy is None and taken:
-            domains = tuple(issuer.domains)
-        else:
-            domains = (policy or Policy()).forward.intercept
+        domains = tuple(issuer.domains) if trusting and taken else policy.forward.intercept
         Authority.load(home.authority, domains)
     except AuthorityError as error:
         return None, str(error)

@@ -54,6 +54,14 @@ def policy_file(root: Path, given: Path | None) -> Path | None:
         raise ConfigError(f"{path}: {why}; {_CURE}") from None
 
 
+def left_behind(root: Path) -> Path | None:
+    """What a sidecar that is started without a policy goes by no more."""
+    try:
+        return policy_file(root, None)
+    except ConfigError:  # nobody can tell
+        return None
+
+
 def policy_of(root: Path, given: Path | None) -> Policy:
     """What a command has to go by. Raises ConfigError: a file that is gone or wrong by now is no
     reason to go by the defaults, which keep more."""

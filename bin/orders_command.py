@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bin import receipt
-from bin.home_policy import policy_file, policy_of
 from bin.options import policy_option
-from bin.sidecar_at import running
 from policies import feedback as words
-from policies.config import ConfigError
 from policies.home import Home
 from policies.words import Feedback
 
@@ -40,16 +37,6 @@ def add_orders(group: click.Group, home: Callable[[Any], Any]) -> None:
     ):
         chosen = policy_option(command, "; a running sidecar has its own")
         group.add_command(click.command(name)(home(chosen)))
-
-
-def _chosen(home: Path, given: Path | None) -> Path | None:
-    """The policy's file. Where a sidecar runs it need not be there: that has read its own."""
-    try:
-        if running(Home(home, home)) is None:
-            policy_of(home, given)
-        return policy_file(home, given)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _forget_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -92,7 +79,7 @@ def forget(
     from bin.record_writer import record_writer
     from store.target import Forget
 
-    with record_writer(home, _chosen(home, policy)) as writer:
+    with record_writer(home, policy) as writer:
         if not yes:
             _confirm(by, writer.order(Forget(by, value, dry=True)))
         removed = writer.order(Forget(by, value))
@@ -123,7 +110,7 @@ def retention(home: Path, policy: Path | None, dry_run: bool) -> None:
     from bin.record_writer import record_writer
     from store.retention import Retain
 
-    with record_writer(home, _chosen(home, policy)) as writer:
+    with record_writer(home, policy) as writer:
         found = writer.order(Retain(dry_run))
     used = _size(found["used_bytes"])
     if not dry_run:
@@ -159,7 +146,7 @@ def feedback(
         raise click.ClickException(str(error)) from None
     from bin.record_writer import record_writer
 
-    with record_writer(home, _chosen(home, policy)) as writer:
+    with record_writer(home, policy) as writer:
         writer.write(
             Feedback(said.id, time.time(), said.score, said.label, said.correction, said.source)
         )

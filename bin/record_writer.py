@@ -14,11 +14,11 @@ from typing import Final
 
 import click
 
+from bin.home_policy import policy_of
 from bin.sidecar_at import running
 from bin.supervisor import StartError, open_home, secret_file
-from policies.config import ConfigError, load
+from policies.config import ConfigError
 from policies.home import Home
-from policies.policy import Policy
 from policies.setting import PolicyError
 from policies.words import Feedback, UnknownExchange, WriteUnfit
 from store import orders, writes
@@ -94,7 +94,7 @@ def _running(root: Path) -> Writer:
 
 
 def _by_hand(home: Home, path: Path | None) -> Recording:
-    policy = Policy() if path is None else load(path)
+    policy = policy_of(home.root, path)
     return Recording.of(policy, bytes.fromhex(secret_file(home.install_key)))
 
 

@@ -21,7 +21,16 @@ from bin.run_counts import Counters
 from bin.run_report import Counts, Ran, conclusion
 from bin.run_sidecar import SidecarError, Used, Wish, engage
 from bin.run_trust import TrustError, trust_of
-from bin.surroundings import Asked, Way, WayError, bypasses, choose, variables, wanted_upstream
+from bin.surroundings import (
+    Asked,
+    Way,
+    WayError,
+    bypasses,
+    choose,
+    same_api,
+    variables,
+    wanted_upstream,
+)
 from policies.setting import PolicyError
 
 
@@ -44,7 +53,8 @@ def _of_run(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED),
         click.option("--upstream", metavar="URL", help="API to relay to, as for serve."),
-        click.option("--policy", type=PolicyFile(exists=True), help="YAML file, as for serve."),
+        click.option("--policy", type=PolicyFile(exists=True), help="YAML file, as for serve.  "
+                     "[default: the one that this home's sidecar was last started with]"),
         click.option("--listen", type=HostPort(), help="Data port.  [default: where this home's "
                      "sidecar is, else 127.0.0.1:4141]"),
     ):  # fmt: skip
@@ -139,14 +149,15 @@ class _Run:
     def _notes(self, way: Way) -> list[str]:
         """What a person may not expect."""
         found = [way.why] if way.why else []
-        if self.used.started and self.wish.behind and way.mode == "base-url":
-            found.append(f"OPENAI_BASE_URL was set: relaying to {self.used.running.upstream}")
-        if way.mode == "base-url" and (twice := doubled(self.used.running.upstream, way.base_path)):
+        upstream, behind = self.used.running.upstream, self.wish.behind
+        if self.used.started and behind and way.mode == "base-url" and same_api(behind, upstream):
+            found.append(f"OPENAI_BASE_URL was set: relaying to {upstream}")
+        if way.mode == "base-url" and (twice := doubled(upstream, way.base_path)):
             found.append(twice)
         if self.wish.policy is not None and not self.used.started:
             found.append(f"--policy {self.wish.policy}: not read, the sidecar runs already")
         if self._bypassed(way):
-            found.append(f"NO_PROXY leads calls to {self.used.running.upstream} past the sidecar")
+            found.append(f"NO_PROXY leads calls to {upstream} past the sidecar")
         return found
 
     def _bypassed(self, way: Way) -> bool:

@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bin.home_policy import policy_file, policy_of
 from bin.sidecar_at import Running, Seen, connectable, install_key, look_at, running
 from bin.surroundings import same_api
+from policies.config import ConfigError
 from policies.home import Home
 from policies.metrics import total
 from proxy.metrics import read_samples
@@ -41,8 +43,9 @@ class SidecarError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """As asked for. `listen`: None for wherever the home's sidecar is. `behind`: the upstream of a
-    sidecar that is started only now."""
+    """As asked for. `listen`: None for wherever the home's sidecar is. `policy`: None for the one
+    that the home's last sidecar had. `behind`: the upstream of a sidecar that is started only now,
+    where no policy says it."""
 
     listen: tuple[str, int] | None = None
     upstream: str | None = None
@@ -208,9 +211,10 @@ class _Search:
         command = [sys.executable, "-P", "-m", "bin.serve_while_used"]
         command += [str(self._home.root / "run.users"), "serve", "--home", str(self._home.root)]
         command += ["--listen", _shown(listen), "--admin", _shown(_admin(listen))]
-        upstream = wish.upstream or wish.behind
+        policy = wish.policy or _remembered(self._home.root)
+        upstream = wish.upstream or (wish.behind if policy is None else None)
         command += ["--upstream", upstream] if upstream else []
-        command += ["--policy", str(wish.policy)] if wish.policy else []
+        command += ["--policy", str(policy)] if policy else []
         output = _log(log)
         try:
             return subprocess.Popen(
@@ -222,6 +226,16 @@ class _Search:
             )
         finally:
             os.close(output)
+
+
+def _remembered(root: Path) -> Path | None:
+    """The policy's file, looked into here: a sidecar would say what is wrong with it in its log
+    alone. Raises SidecarError."""
+    try:
+        policy_of(root, None)
+        return policy_file(root, None)
+    except ConfigError as error:
+        raise SidecarError(str(error)) from None
 
 
 def wait_for_recorder(home: Home) -> None:

@@ -21,6 +21,7 @@ from bin.supervisor import StartError
 from policies.config import ConfigError
 from policies.home import Home
 from policies.metrics import total
+from policies.policy import Policy
 from proxy.metrics import read_samples
 from store import queries
 from store.spool_state import RunState, states
@@ -115,8 +116,8 @@ def _show(found: _Spool) -> None:
     if found.live is not None:
         live = found.live
         click.echo(
-            f"this run: {live['exchanges']:,} exchanges, {live['not_recorded']:,} of which nothing "
-            f"may be kept, {live['bodies_cut']:,} bodies cut, {live['records_dropped']:,} records "
+            f"this run: {live['exchanges']:,} exchanges, {live['not_recorded']:,} kept out by "
+            f"privacy, {live['bodies_cut']:,} bodies cut, {live['records_dropped']:,} records "
             f"dropped, {live['write_errors']:,} write errors"
         )
     click.echo(
@@ -154,15 +155,16 @@ def import_spool(home: Path, folders: tuple[Path, ...], policy: Path | None) -> 
     from store.foreign_spool import Refused
 
     try:
-        with recorder_at_work(home, policy_of(home, policy)) as reading:
-            _bring_all(Home(home.resolve(), home), folders, reading)
+        held = policy_of(home, policy)
+        with recorder_at_work(home, held) as reading:
+            _bring_all(Home(home.resolve(), home), folders, held, reading)
     except (ConfigError, StartError, Stopped, Refused) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None
 
 
-def _bring_all(home: Home, folders: tuple[Path, ...], reading: Any) -> None:
+def _bring_all(home: Home, folders: tuple[Path, ...], policy: Policy, reading: Any) -> None:
     from bin.recorder_at_work import wait_until_read
     from store import foreign_spool
     from store.import_run import end_staging, newest, recorded
@@ -172,7 +174,7 @@ def _bring_all(home: Home, folders: tuple[Path, ...], reading: Any) -> None:
     brought = []
     try:
         for run in found:
-            one = foreign_spool.bring(run, home)
+            one = foreign_spool.bring(run, home, policy)
             brought.append(one)
             wait_until_read(reading, [home.spool / one.name])
     finally:
@@ -189,5 +191,6 @@ def _bring_all(home: Home, folders: tuple[Path, ...], reading: Any) -> None:
         click.echo(f"{one.folder}: {what}")
     click.echo(
         f"{new:,} new, {max(0, exchanges - new):,} already there, "
+        f"{sum(one.kept_out for one in brought):,} kept out by privacy, "
         f"{len(brought) - len(names):,} folders brought before, {torn:,} torn bytes left out"
     )

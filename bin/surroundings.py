@@ -133,7 +133,7 @@ def _mended(no_proxy: str) -> str:
             "its policy says 'forward: false', so HTTPS_PROXY can't work; take that out and start "
             "the sidecar again"
         )
-    renewed = " with its own --home and --policy" if "ca renew" in no_proxy else ""
+    renewed = " with its own --home" if "ca renew" in no_proxy else ""
     return f"{no_proxy}{renewed}; then start the sidecar again"
 
 

@@ -15,7 +15,7 @@ from policies.setting import PolicyError, choice, list_of, optional, section, se
 
 Mode = Literal["full", "redacted", "metadata", "off"]
 
-MODES: Final = ("full", "redacted", "metadata", "off")
+MODES: Final = ("full", "redacted", "metadata", "off")  # each keeps less
 RECOGNISERS: Final = ("email", "phone", "card", "iban", "national_id", "ip", "person")
 
 
@@ -90,6 +90,11 @@ def mode_for(privacy: Privacy, tenant: str | None, path: str) -> Mode:
         if _applies(rule, tenant, path):
             return rule.mode
     return privacy.mode
+
+
+def stricter(one: Mode, other: Mode) -> Mode:
+    """The one that keeps less."""
+    return max(one, other, key=MODES.index)
 
 
 def _applies(rule: Rule, tenant: str | None, path: str) -> bool:

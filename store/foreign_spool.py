@@ -3,6 +3,9 @@
 A run goes by what it holds: its name here begins with a hash of its segments. A name that is in the
 spool or in the table of runs was brought before, and is not again; and whatever is brought, an
 exchange that is in the record is not recorded twice.
+
+Where the home's policy keeps all, a run comes in byte by byte. Else it is written anew, so that on
+this disk, too, it looks as if a proxy of this home had spooled it.
 """
 
 from __future__ import annotations
@@ -10,22 +13,29 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from policies.home import Home
-from policies.spool import ALIVE_FILE, Kind
+from policies.identity import tenant_of
+from policies.policy import Policy
+from policies.privacy import MODES, Mode, mode_for, stricter
+from policies.spool import ALIVE_FILE, BATCH, Event, Kind, pack
 from store.database import reading
 from store.import_run import PREFIX, RunWriter, is_readable
 from store.locks import is_held
 from store.spool_reader import Position, read, segment_path, segments
+from store.values import Json, count_of, dumped, headers_of, json_object, text_of
 
 _CHUNK: Final = 1 << 20
 _DIGEST_BYTES: Final = 8
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_NAME: Final = 60
+_BODIES: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY, Kind.SOCKET)
+_UNKNOWN: Final = pack(0, bytes(16), 0.0, b"")  # a record of no kind
+_ORIGIN: Final = re.compile(r"http://[^/]*", re.IGNORECASE)  # RFC 9112 section 3.2.2
 
 
 class Refused(ValueError):
@@ -34,12 +44,14 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """`name`: of the run here; `before`: it had been brought already."""
+    """`name`: of the run here; `before`: it had been brought already. `kept_out`: exchanges that
+    the policy lets nothing in of; they are none of `exchanges`."""
 
     folder: Path
     name: str
     before: bool = False
     exchanges: int = 0
+    kept_out: int = 0
     segments: int = 0
     bytes: int = 0
 
@@ -67,17 +79,17 @@ def _is_written(run: Path) -> bool:
         return False
 
 
-def bring(run: Path, home: Home) -> Brought:
-    """Copy it into the spool, checked. Raises Refused, OSError."""
+def bring(run: Path, home: Home, policy: Policy) -> Brought:
+    """Into the spool, checked; of each exchange what both its own mode and the policy let in.
+    Raises Refused, OSError."""
     prefix = f"{PREFIX}{_digest(run)}-"
     known = _known(home, prefix)
     if known is not None:
         return Brought(run, known, before=True)
     writer = RunWriter(home)
     try:
-        size = _copy(run, writer.folder)
-        exchanges = _exchanges(writer.folder)
-        if not exchanges:
+        exchanges, kept_out, size = _fill(writer, run, policy)
+        if not exchanges and not kept_out:
             raise Refused(f"{run}: no exchange in it that can be read")
         number = len(segments(writer.folder))
         name = prefix + _NAME.sub("_", run.resolve().name)[:_LONGEST_NAME]
@@ -85,7 +97,7 @@ def bring(run: Path, home: Home) -> Brought:
     except BaseException:
         writer.drop()
         raise
-    return Brought(run, name, False, exchanges, number, size)
+    return Brought(run, name, False, exchanges, kept_out, number, size)
 
 
 def _digest(run: Path) -> str:
@@ -116,6 +128,16 @@ def _known(home: Home, prefix: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+def _fill(writer: RunWriter, run: Path, policy: Policy) -> tuple[int, int, int]:
+    """Exchanges, exchanges kept out, bytes."""
+    if policy.privacy.mode == "full" and not policy.privacy.rules:
+        size = _copy(run, writer.folder)
+        return _exchanges(writer.folder), 0, size
+    sieve = _Sieve(policy)
+    _write_anew(writer, run, sieve)
+    return sieve.exchanges, sieve.kept_out, writer.size
+
+
 def _copy(run: Path, to: Path) -> int:
     size = 0
     for number in segments(run):
@@ -138,6 +160,100 @@ def _exchanges(folder: Path) -> int:
         found += sum(event.kind is Kind.OPENED for event in piece.events)
         at, more = piece.position, piece.more
     return found
+
+
+def _write_anew(writer: RunWriter, run: Path, sieve: _Sieve) -> None:
+    """What can't be read is only counted: as much of it is there for the recorder to count."""
+    torn, at, more = 0, Position(), True
+    while more:
+        piece = read(run, at)
+        let_in = [(event, sieve.let_in(event)) for event in piece.events]
+        records = [
+            pack(event.kind, event.exchange, event.at, payload)
+            for event, payload in let_in
+            if payload is not None
+        ]
+        writer.write(b"".join(records) + _UNKNOWN * piece.unreadable)
+        torn += piece.torn
+        at, more = piece.position, piece.more
+    if not piece.finished:  # copied just now: too young to be sure that nobody writes to it
+        torn += _rest(segment_path(run, at.segment), at.offset)
+    if torn:
+        writer.tear(torn)
+
+
+def _rest(path: Path, offset: int) -> int:
+    """Bytes from there on, if they are no zeros of a segment that was to be written over."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        is_torn = any(file.read(BATCH.size))
+        return os.fstat(file.fileno()).st_size - offset if is_torn else 0
+
+
+@dataclass(slots=True)
+class _Sieve:
+    """A run's events, in their order, as a policy lets them in."""
+
+    policy: Policy
+    exchanges: int = 0
+    kept_out: int = 0
+    _unnumbered: int = 0  # of the kept out: the proxy counted them, and no row will
+    _modes: dict[bytes, Mode | None] = field(default_factory=dict)  # of the open; None: not known
+
+    def let_in(self, event: Event) -> bytes | None:
+        """Its payload, or None. What nobody can tell the mode of is counted, and holds nothing."""
+        if event.kind is Kind.OPENED and event.exchange not in self._modes:
+            return self._opening(event)
+        mode = self._modes.get(event.exchange)
+        if event.kind is Kind.CLOSED:
+            self._modes.pop(event.exchange, None)
+        if mode == "off" or (mode == "metadata" and event.kind in _BODIES):
+            return None
+        if mode is None or event.kind is Kind.OPENED:
+            return b""
+        ends_bare = mode == "metadata" and event.kind is Kind.CLOSED
+        return _bare_ending(event.payload) if ends_bare else event.payload
+
+    def _opening(self, event: Event) -> bytes | None:
+        opened = json_object(event.payload)
+        headers = None if opened is None else headers_of(opened)
+        if opened is None or headers is None:
+            self._modes[event.exchange] = None
+            return b""
+        mode = stricter(_own_mode(opened), self._wanted(opened, headers))
+        self._modes[event.exchange] = mode
+        number = count_of(opened.get("seq"))
+        if mode == "off":
+            self.kept_out += 1
+            self._unnumbered += number is not None
+            return None
+        self.exchanges += 1
+        opened["mode"] = mode
+        if number is not None:  # a gap would say that it was lost
+            opened["seq"] = number - self._unnumbered
+        return (dumped(opened) or "").encode()
+
+    def _wanted(self, opened: Json, headers: dict[str, str]) -> Mode:
+        """As the proxy of this home would have chosen it."""
+        privacy = self.policy.privacy
+        if opened.get("method") == "CONNECT":  # of a tunnel, no path and nobody is known
+            return privacy.mode
+        tenant = tenant_of(headers, text_of(opened.get("key")), self.policy.identity)
+        path = (text_of(opened.get("target")) or "").partition("?")[0]
+        if "host" in opened:  # a client named it, perhaps in front of the path
+            path = _ORIGIN.sub("", path, count=1) or "/"
+        return mode_for(privacy, tenant, path)
+
+
+def _own_mode(opened: Json) -> Mode:
+    said = opened.get("mode")
+    return cast(Mode, said) if said in MODES else "full"
+
+
+def _bare_ending(payload: bytes) -> bytes:
+    """Of an exchange whose bodies go now: that they had been cut says nothing any more."""
+    closed = json_object(payload)
+    return b"" if closed is None else (dumped(closed | {"cut": {}}) or "").encode()
 
 
 def _began(run: Path) -> float:

@@ -30,7 +30,7 @@ from policies.identity import (
     tenant_of,
 )
 from policies.privacy import Mode, Privacy, mode_for
-from policies.spool import ALIVE_FILE, Kind, pack
+from policies.spool import ALIVE_FILE, BATCH, Kind, pack
 from store.database import DatabaseError, is_ready, reading
 from store.imports import PATH, Format, Imported, NoExchange, Unusable, exchange_id
 from store.spool_reader import is_over, segment_path
@@ -42,6 +42,7 @@ _SEGMENT_BYTES: Final = 8 << 20
 _BODY_BYTES: Final = 8 << 20  # of one record; a longer body has several
 # A run's lock is a second old before it says that the run is over: it has been so for long.
 _AGED_SECONDS: Final = 60.0
+_NO_BATCH: Final = b"\xff" * BATCH.size  # is longer than any
 _ENDED: Final[Json] = {"outcome": "ok", "error": None, "cut": {}}
 _JSON: Final = [["content-type", "application/json"]]
 
@@ -59,14 +60,26 @@ class RunWriter:
         self.size = 0
 
     def write(self, records: bytes) -> None:
+        self._room().write(records)
+        self.size += len(records)
+
+    def tear(self, size: int) -> None:
+        """A torn tail of so many bytes, which hold nothing: the recorder counts it as one. At the
+        end only."""
+        segment = self._room()
+        segment.write(_NO_BATCH[:size])
+        segment.truncate(segment.tell() + max(0, size - len(_NO_BATCH)))
+        self.size += size
+
+    def _room(self) -> IO[bytes]:
+        """The segment to write to."""
         if self._segment is None or self._segment.tell() >= _SEGMENT_BYTES:
             self._end_segment()
             self._number += 1
             path = segment_path(self.folder, self._number)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             self._segment = os.fdopen(descriptor, "wb")
-        self._segment.write(records)
-        self.size += len(records)
+        return self._segment
 
     def _end_segment(self) -> None:
         if self._segment is not None:

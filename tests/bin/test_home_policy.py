@@ -15,15 +15,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bin.authority_command import add_authority
+from bin.doctor import add_doctor
+from bin.doctor_observed import observe
 from bin.home_policy import policy_file, policy_of, remember
 from bin.import_command import add_import
 from bin.orders_command import add_orders
+from bin.run_command import add_run
 from bin.spool_command import add_spool
 from policies.config import ConfigError
 from policies.home import Home
 from policies.policy import Policy
 from proxy import authority
-from tests.e2e.harness import Sidecar
+from tests.e2e.harness import Sidecar, wait_for
+from tests.e2e.test_run import Run as Running
 from tests.store.making import Exchange, Run, recorded, row, rows
 from tests.store.making import home as making_home
 
@@ -36,7 +40,7 @@ def main() -> None:
 
 
 _home = click.option("--home", type=click.Path(path_type=Path), required=True)
-for add in (add_authority, add_import, add_orders, add_spool):
+for add in (add_authority, add_doctor, add_import, add_orders, add_run, add_spool):
     add(main, _home)
 
 
@@ -149,6 +153,65 @@ def test_a_serve_that_can_not_be_remembered_starts_and_says_so(at: Home) -> None
     with Sidecar(at.root, {}) as sidecar:
         assert sidecar.health()["status"] == "ok"
     assert "serve.json is out of date: " in sidecar.log.read_text()
+
+
+def test_a_serve_that_goes_by_less_than_the_last_says_so(at: Home, tmp_path: Path) -> None:
+    at.root.chmod(0o700)
+    with Sidecar(at.root, {}) as sidecar:
+        pass
+    assert "the defaults" not in sidecar.log.read_text()
+    served = tmp_path / f"{at.root.name}-policy.yaml"
+    command = [sys.executable, "-P", "-m", "bin.cli", "serve", "--home", str(at.root)]
+    command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    log = tmp_path / "plain.log"
+    with log.open("wb") as errors:
+        plain = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    try:
+        wait_for("it says so", log.read_text)
+    finally:
+        plain.terminate()
+        plain.wait(30)
+    assert log.read_text() == (
+        f"understudy: the last start of this home went by {served}; this one goes by the defaults\n"
+    )
+    assert policy_file(at.root, None) is None
+
+
+def test_a_run_starts_the_sidecar_as_it_was_started_last(at: Home, tmp_path: Path) -> None:
+    policy = "upstream: http://127.0.0.1:9\nprivacy: {mode: redacted}"
+    file = written(tmp_path / "policy.yaml", policy)
+    remember(at.root, file)
+    state = ("--mode", "base-url", "--", "cat", str(at.state))
+    with Running(at.root, *state, OPENAI_BASE_URL="http://127.0.0.1:8/v1") as run:
+        assert run.end() == 0, run.complaint
+    assert orjson.loads(run.out.read_bytes())["upstream"] == "http://127.0.0.1:9"
+    assert "it is replaced" in run.complaint and "relaying to" not in run.complaint
+    assert policy_file(at.root, None) == file
+    assert "the defaults" not in (at.root / "serve.log").read_text()
+
+
+def test_a_run_whose_policy_is_gone_starts_nothing(at: Home, tmp_path: Path) -> None:
+    gone, ran = tmp_path / "gone.yaml", tmp_path / "ran"
+    remember(at.root, gone)
+    words = ["run", "--home", str(at.root), "--listen", "127.0.0.1:0", "--", "touch", str(ran)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and not ran.exists()
+    assert f"understudy: {gone}: can't be read: No such file" in result.stderr
+    assert "--policy FILE" in result.stderr
+    assert not (at.root / "serve.log").exists() and not at.state.exists()
+
+
+def test_the_doctor_judges_by_what_will_hold(at: Home, tmp_path: Path) -> None:
+    file = written(tmp_path / "policy.yaml", "forward: {intercept: [llm.example.com]}")
+    authority.make(at.authority, ["llm.example.com"])
+    remember(at.root, file)
+    seen = observe(at.root, None)
+    assert seen.policy == policy_of(at.root, None)
+    assert (seen.authority_error, seen.issuer is None) == ("", False)
+    assert "intercepts api.openai.com" in observe(at.root, Policy()).authority_error
+    file.unlink()
+    result = called(at, "doctor")
+    assert result.exit_code == 1 and f"{file}: can't be read" in result.stderr
 
 
 # -- the commands

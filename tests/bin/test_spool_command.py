@@ -13,14 +13,15 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from bin import importing
+from bin import importing, spool_command
 from bin.import_command import FORMATS, add_import
 from bin.recorder_at_work import Stopped, recorder_at_work, wait_until_read
 from bin.spool_command import add_spool
 from bin.supervisor import open_home
 from policies.home import Home
 from policies.policy import Policy
-from tests.store.making import Exchange, Run, record_all, row, rows
+from policies.spool import pack
+from tests.store.making import Exchange, Run, chat_request, record_all, row, rows
 
 TRAINING = Path(__file__).parents[1] / "store/fixtures_imports/openai_chat.jsonl"
 PAGE = TRAINING.with_name("openai_stored.json")
@@ -108,6 +109,16 @@ def test_for_people_it_is_a_table(at: Home) -> None:
     assert result.exit_code == 0
     assert "not running; " in result.output and " to be read, since " in result.output
     assert "run-a" in result.output and "recorded: 0 exchanges; lost: 0" in result.output
+    assert "this run" not in result.output
+
+
+def test_what_is_kept_out_is_counted_beside_what_is_not(
+    at: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"bodies_cut": 0, "records_dropped": 0, "write_errors": 0}
+    live = {"exchanges": 3, "not_recorded": 5, **counts}
+    spool_command._show(spool_command._Spool(True, [], live, 3, 0, 0, 0))
+    assert "this run: 3 exchanges, 5 kept out by privacy, 0 bodies cut" in capsys.readouterr().out
 
 
 def test_a_home_that_is_none_is_refused(at: Home) -> None:
@@ -124,7 +135,9 @@ def test_a_copied_run_is_recorded_once(at: Home, elsewhere: Home) -> None:
     run.die()
     first = called(at, "import-spool", run.folder)
     assert first.exit_code == 0, first.output
-    assert "3 new, 0 already there, 0 folders brought before, 0 torn bytes" in first.output
+    assert (
+        "3 new, 0 already there, 0 kept out by privacy, 0 folders brought before, 0 torn bytes"
+    ) in first.output
     assert run.segment.exists(), "what was given is left as it is"
     (found,) = rows(at, "SELECT * FROM runs")
     assert found["id"].startswith("import-") and found["id"].endswith("-run-a")
@@ -132,7 +145,8 @@ def test_a_copied_run_is_recorded_once(at: Home, elsewhere: Home) -> None:
     everything = rows(at, "SELECT * FROM exchanges")
     renamed = run.folder.rename(elsewhere.spool / "another-name")
     again = called(at, "import-spool", renamed)
-    assert "0 new, 0 already there, 1 folders brought before" in again.output
+    assert "0 new, 0 already there" in again.output
+    assert "1 folders brought before" in again.output
     assert rows(at, "SELECT * FROM exchanges") == everything
     assert not (at.root / "importing").exists()
 
@@ -147,7 +161,8 @@ def test_a_spool_of_several_runs_with_one_that_grew(at: Home, elsewhere: Home) -
     two.next_segment()
     two.write(Exchange(3).records())
     again = called(at, "import-spool", elsewhere.spool)
-    assert "1 new, 1 already there, 1 folders brought before" in again.output
+    assert "1 new, 1 already there" in again.output
+    assert "1 folders brought before" in again.output
     assert len(rows(at, "SELECT 1 FROM exchanges")) == 3
 
 
@@ -189,6 +204,139 @@ def test_its_own_spool_is_refused(at: Home) -> None:
     run.write(Exchange(1).records())
     result = called(at, "import-spool", run.folder)
     assert result.exit_code == 1 and "belongs to this home" in result.output
+
+
+# -- import-spool, into a home that keeps less
+
+
+def mail(number: int, **more: Any) -> Exchange:
+    """A call that says an address."""
+    asked = orjson.dumps(chat_request(f"write to secret{number}@example.com"))
+    return Exchange(number, request=asked, **more)
+
+
+def of_tenant(name: str) -> list[tuple[str, str]]:
+    return [("Content-Type", "application/json"), ("X-Understudy-Tenant", name)]
+
+
+def brought(at: Home, run: Run, policy: dict[str, Any]) -> Result:
+    path = at.root.with_name("policy.yaml")
+    path.write_bytes(orjson.dumps({"privacy": {"recognisers": ["email"], **policy}}))
+    result = called(at, "import-spool", "--policy", path, run.folder)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def modes(at: Home) -> dict[str, str]:
+    """By id."""
+    found = rows(at, "SELECT id, privacy FROM exchanges")
+    return {each["id"]: each["privacy"] for each in found}
+
+
+def holding(at: Home, text: str) -> list[Path]:
+    return [p for p in at.root.rglob("*") if p.is_file() and text.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize("own", ["full", "redacted", "metadata", None])
+@pytest.mark.parametrize("here", ["full", "redacted", "metadata"])
+def test_the_stricter_mode_holds(at: Home, elsewhere: Home, own: str | None, here: str) -> None:
+    call = mail(1, cut={"response": "limit"}, more_opened={} if own is None else {"mode": own})
+    if own == "metadata":
+        call.request, call.response, call.cut = b"", b"", {}
+        call.more_closed = {"task_id": "t1"}
+    run = Run(elsewhere, alive=False)
+    run.write(call.records())
+    # A rule that fits nothing: also where all is kept the run is written anew.
+    brought(at, run, {"mode": here, "rules": [{"tenant": "nobody", "mode": "off"}]})
+    expected = max(own or "full", here, key=["full", "redacted", "metadata"].index)
+    found = row(at, "SELECT privacy, task_id, truncated, outcome, status FROM exchanges")
+    assert (found["privacy"], found["outcome"], found["status"]) == (expected, "ok", 200)
+    assert len(rows(at, "SELECT 1 FROM bodies")) == found["truncated"] == (expected != "metadata")
+    assert bool(holding(at, "secret1@")) == (expected == "full")
+    if expected == "metadata":
+        assert found["task_id"] == ("t1" if own == "metadata" else None)
+
+
+def test_rules_see_who_asked_and_for_what(at: Home, elsewhere: Home) -> None:
+    run = Run(elsewhere, alive=False)
+    calls = [
+        mail(1),
+        mail(2, request_headers=of_tenant("acme")),
+        mail(3, target="/v1/files/f-1?limit=3"),
+        mail(4, target="http://api.example.com/v1/files", more_opened={"host": "api.example.com"}),
+        mail(5, key="k-5"),
+        Exchange(6, b"", b"", target="api.example.com:443", method="CONNECT", key=None),
+    ]
+    run.write(*(call.records() for call in calls))
+    rules = [
+        {"tenant": "acme", "mode": "off"},
+        {"tenant": "k-*", "path": "/v1/chat/*", "mode": "metadata"},
+        {"path": "/v1/files", "mode": "metadata"},
+        {"path": "*:443", "mode": "off"},
+    ]
+    result = brought(at, run, {"mode": "redacted", "rules": rules})
+    assert "5 new, 0 already there, 1 kept out by privacy" in result.output
+    assert modes(at) == {
+        calls[0].uuid: "redacted",
+        calls[2].uuid: "metadata",
+        calls[3].uuid: "metadata",
+        calls[4].uuid: "metadata",
+        calls[5].uuid: "redacted",
+    }
+    assert holding(at, "@example.com") == [] and holding(at, "acme") == []
+    assert rows(at, "SELECT 1 FROM incidents") == []
+
+
+def test_what_is_kept_out_is_not_lost(at: Home, elsewhere: Home) -> None:
+    run = Run(elsewhere, alive=False)
+    tenants = {2: "acme", 3: "acme", 6: "acme"}  # and number 5 left no record
+    calls = [mail(n, request_headers=of_tenant(tenants.get(n, "b"))) for n in (1, 2, 3, 4, 6, 7)]
+    run.write(*(call.opening() for call in calls))
+    run.next_segment()
+    run.write(*(call.rest() for call in calls))
+    policy = {"rules": [{"tenant": "acme", "mode": "off"}]}
+    first = brought(at, run, policy)
+    assert "3 new, 0 already there, 3 kept out by privacy, 0 folders" in first.output
+    numbers = [each["seq"] for each in rows(at, "SELECT seq FROM exchanges ORDER BY seq")]
+    assert (numbers, looked_at(at)["lost"]) == ([1, 2, 4], 1)
+    assert holding(at, "secret2@") == [] and holding(at, "secret7@") != []
+    again = brought(at, run, policy)
+    assert "0 new, 0 already there, 0 kept out by privacy, 1 folders" in again.output
+
+
+def test_a_run_of_which_nothing_may_be_kept(at: Home, elsewhere: Home) -> None:
+    run = Run(elsewhere, alive=False)
+    run.write(mail(1).records(), mail(2).records())
+    result = brought(at, run, {"mode": "off"})
+    assert "0 new, 0 already there, 2 kept out by privacy, 0 folders" in result.output
+    assert rows(at, "SELECT 1 FROM exchanges") == [] and looked_at(at)["lost"] == 0
+    assert list(at.spool.iterdir()) == [] and not (at.root / "importing").exists()
+    assert "1 folders brought before" in brought(at, run, {"mode": "off"}).output
+
+
+def test_what_can_not_be_read_is_counted_and_holds_nothing(
+    at: Home, elsewhere: Home, tmp_path: Path
+) -> None:
+    run = Run(elsewhere, alive=False)
+    no_opening, no_headers = mail(3), mail(4, more_opened={"headers": "secret4@example.com"})
+    run.write(mail(1).records(), pack(200, bytes(16), 1.0, b"secret2@example.com"))
+    run.write(no_opening.rest(), no_headers.records(), mail(5).records()[:-9])
+    run.next_segment()
+    run.write(mail(6).opening(), mail(6).record(6, b"no object"), mail(7).opening()[:-30])
+    os.utime(run.folder / "alive")  # as of a copy that was made just now
+    kinds = "SELECT kind, detail FROM incidents WHERE kind <> 'torn_tail' ORDER BY kind, detail"
+    plain = Home(tmp_path / "plain", tmp_path)
+    result = brought(plain, run, {})
+    counted, torn = rows(plain, kinds), row(plain, "SELECT torn_bytes FROM runs")["torn_bytes"]
+    assert {each["kind"] for each in counted} == {"orphan_record", "unreadable_record"}
+    ends = len(mail(5).closing()) - 9, len(mail(7).record(3, mail(7).request)) - 30
+    assert torn == sum(ends) and f"{torn:,} torn bytes left out" in result.output
+    os.utime(run.folder / "alive")
+    result = brought(at, run, {"mode": "redacted"})
+    assert f"{torn:,} torn bytes left out" in result.output
+    assert row(at, "SELECT torn_bytes FROM runs")["torn_bytes"] == torn
+    assert rows(at, kinds) == counted and len(counted) > 3
+    assert holding(at, "example.com") == []
 
 
 # -- import

@@ -75,7 +75,7 @@ def test_an_app_that_is_pointed_elsewhere_is_not_sent_to_our_upstream_unasked(
     ("asked", "base_url", "why", "said"),
     [
         ("proxy", "", "there is no forward proxy: /h/ca: expired on 2026-01-01; make a new one: "
-         "understudy ca renew, and trust it anew", "with its own --home and --policy; then start"),
+         "understudy ca renew, and trust it anew", "with its own --home; then start"),
         ("proxy", "", "this is no forward proxy; use OPENAI_BASE_URL", "says 'forward: false'"),
         ("auto", "https://gw.example/v1", "there is none: /h/ca: broken", "would not do either"),
         ("auto", "https://gw.example/v1", "there is none: /h/ca: broken", "/h/ca: broken; then"),

@@ -152,13 +152,11 @@ def test_a_stopped_model_costs_three_waits_and_then_nothing(stage: Stage) -> Non
     wait_for("it serves", lambda: stage.ask() == "triage")
     stage.sidecar.signal("director", signal.SIGSTOP)  # it would plan without a silent model
     stage.sidecar.signal("model:triage", signal.SIGSTOP)
+    before = stage.sidecar.health()["fallbacks"]
     try:
-        waits = []
         for _ in range(30):
-            started = time.monotonic()
             assert stage.ask() == "upstream"
-            waits.append(time.monotonic() - started)
-        assert sum(wait > 0.8 for wait in waits) <= 3
+        assert stage.sidecar.health()["fallbacks"] - before == 3  # each after the patience
         assert stage.sidecar.health()["breakers"] == {"triage": "open"}
     finally:
         stage.sidecar.signal("model:triage", signal.SIGCONT)

@@ -9,7 +9,7 @@ import pytest
 
 from policies.config import load
 from policies.policy import build
-from policies.privacy import Privacy, mode_for
+from policies.privacy import MODES, Mode, Privacy, mode_for, stricter
 from policies.setting import PolicyError
 from policies.settings import plain
 
@@ -26,6 +26,20 @@ def test_without_a_word_all_is_kept() -> None:
     assert privacy() == Privacy("full", (), "US", ())
     assert mode_for(privacy(), "anybody", "/v1/chat/completions") == "full"
     assert mode_for(privacy(mode="metadata"), None, "/v1/x") == "metadata"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("full", "redacted", "redacted"),
+        ("redacted", "metadata", "metadata"),
+        ("metadata", "off", "off"),
+        ("full", "off", "off"),
+    ],
+)
+def test_the_stricter_of_two(one: Mode, other: Mode, expected: Mode) -> None:
+    assert stricter(one, other) == stricter(other, one) == expected
+    assert all(stricter(mode, mode) == mode for mode in MODES)
 
 
 @pytest.mark.parametrize(
