@@ -59,12 +59,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`policy`: the one named, else (`named` False) the home's, or, beside a sidecar, which knows
-    its own, the defaults. `answer`: None if not asked."""
+    """`policy`: the one named, else the home's, or, beside a sidecar, which knows its own, the
+    defaults. `answer`: None if not asked."""
 
     home: Home
     policy: Policy
-    named: bool
     environment: Mapping[str, str]
     now: float
     address: str
@@ -111,7 +110,6 @@ def observe(
     return Observed(
         home=home,
         policy=settings,
-        named=policy is not None,
         environment=environment,
         now=time.time(),
         address=address,

@@ -43,7 +43,6 @@ def observed(root: Path = Path("/home/app/data"), **changed: Any) -> Observed:
     found = Observed(
         home=home,
         policy=build({}),
-        named=False,
         environment={},
         now=NOW,
         address=DATA,

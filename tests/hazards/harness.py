@@ -27,6 +27,7 @@ TIMEOUTS = {
     "upstream_keepalive": 1.5,
     "drain": 5,
 }
+_BUSY = 4  # times as long may things take beside other tests
 
 
 @dataclass
@@ -216,8 +217,10 @@ def _holds(path: Path, secret: bytes) -> bool:
 
 
 def wait_for(probe: Callable[[], Any], seconds: float) -> Any:
-    """What `probe` finds, once it is something. It may fail to connect before that."""
-    deadline = time.monotonic() + seconds
+    """What `probe` finds, once it is something. It may fail to connect before that. `seconds`: of
+    a machine that does nothing else.
+    """
+    deadline = time.monotonic() + _BUSY * seconds
     while True:
         with contextlib.suppress(ConnectionError):
             if found := probe():
