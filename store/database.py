@@ -27,8 +27,8 @@ else:
 
 __all__ = [
     "Connection", "DatabaseError", "chance_of_retry", "configure", "connect", "file_of",
-    "files_of", "is_corrupt", "is_ready", "iso", "leave_behind", "private", "reading", "say",
-    "set_aside", "sqlite3", "transaction",
+    "files_of", "is_corrupt", "is_ready", "iso", "leave_behind", "newest_aside", "private",
+    "reading", "recorded_in", "say", "set_aside", "sqlite3", "transaction",
 ]  # fmt: skip
 
 Connection = sqlite3.Connection
@@ -148,6 +148,21 @@ def set_aside(database: Path, why: str) -> Path:
             part.rename(aside.with_name(aside.name + suffix))
     say(f"DATABASE UNUSABLE ({why}): kept as {aside}; starting a new, empty one")
     return aside
+
+
+def newest_aside(database: Path) -> Path:
+    """The file that was last set aside; there is one."""
+    found = database.parent.glob(f"{database.name}.corrupt-*Z")
+    return max(found, key=lambda path: path.name)
+
+
+def recorded_in(aside: Path) -> int | None:
+    """How many exchanges an unusable database says it holds. None: it can't say that any more."""
+    try:
+        with reading(aside) as connection:
+            return int(connection.execute("SELECT total(recorded) FROM runs").fetchone()[0])
+    except DatabaseError:
+        return None
 
 
 def say(text: str) -> None:

@@ -13,7 +13,16 @@ from typing import Final
 from policies.home import Home
 from policies.words import Write
 from store import forget, orders, schema, search, spool_reader, writes
-from store.database import Connection, file_of, files_of, leave_behind, say, set_aside
+from store.database import (
+    Connection,
+    file_of,
+    files_of,
+    leave_behind,
+    newest_aside,
+    recorded_in,
+    say,
+    set_aside,
+)  # fmt: skip
 from store.desk import Desk, Json, Steps
 from store.ingest import Ingest
 from store.recording import Recording
@@ -64,7 +73,7 @@ class Keeper:
         ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
         self._files = files_of(self._home.database)
         if before not in (None, self._files[""]):
-            ingest.note("database_set_aside", "unusable; it lies next to this one")
+            ingest.note("database_set_aside", _set_aside(newest_aside(self._home.database)))
         self._desk = Desk(self._connection, ingest, self._recording, self._home, self.step)
         self._changes = -1
         self._ingest = ingest
@@ -75,7 +84,7 @@ class Keeper:
         self._disconnect()
         aside = set_aside(self._home.database, why)
         self.open()
-        self.note("database_set_aside", f"{aside.name}: {why}")
+        self.note("database_set_aside", f"{_set_aside(aside)}: {why}")
 
     def _is_gone(self) -> bool:
         """Was the file removed, or another put in its place? To look costs some µs."""
@@ -205,6 +214,12 @@ class Keeper:
             self._leave_behind()
         assert self._ingest is not None
         return self._ingest
+
+
+def _set_aside(aside: Path) -> str:
+    """Which file it is now, and how much the new database lacks therefore."""
+    held = recorded_in(aside)
+    return f"{aside.name}, exchanges in it: {'unknown' if held is None else held}"
 
 
 class _Cleaning:

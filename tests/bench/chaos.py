@@ -217,6 +217,7 @@ def damage(stage: Stage) -> None:
         os.kill(stage.sidecar.pid("recorder"), signal.SIGKILL)
     wait_for(lambda: _aside(stage) and stage.database.exists(), _BACK_SECONDS)
     stage.back()
+    stage.notes["told to be in the file set aside"] = _told_aside(stage)
     stage.kept += _aside(stage)
 
 
@@ -229,6 +230,7 @@ def damage_stopped(stage: Stage) -> None:
         stage.sidecar.start()
     wait_for(lambda: _aside(stage), 10)
     stage.back()
+    stage.notes["told to be in the file set aside"] = _told_aside(stage)
     stage.kept += _aside(stage)
 
 
@@ -248,6 +250,13 @@ def _overwrite(database: Path, first: int, count: int) -> None:
 def _aside(stage: Stage) -> list[Path]:
     found = stage.sidecar.home.glob("understudy.db.corrupt-*")
     return [path for path in found if not path.name.endswith(("-wal", "-shm"))]
+
+
+def _told_aside(stage: Stage) -> int:
+    """How many exchanges the new database says that it lacks; -1: it does not know."""
+    found = stage.query("SELECT detail FROM incidents WHERE kind = 'database_set_aside'")
+    said = str(found[0]["detail"]).partition(", exchanges in it: ")[2].partition(":")[0]
+    return int(said) if said.isdigit() else -1
 
 
 def poison(stage: Stage) -> None:

@@ -128,7 +128,10 @@ def test_a_database_damaged_before_the_start_is_set_aside(stage: Stage) -> None:
     with load(stage):
         chaos.damage_stopped(stage)
     assert "DATABASE UNUSABLE" in stage.sidecar.errors()
-    assert len(told(stage, "database_set_aside")) == 1
+    (said,) = told(stage, "database_set_aside")
+    name, _, held = said.partition(", exchanges in it: ")
+    assert (stage.sidecar.home / name).exists()
+    assert int(held) > 0  # the new database lacks them, and says so
     newest = max(stage.calls.asked)
     asked = {newest: stage.calls.asked[newest]}
     wait_for(lambda: tally(asked, stage.database).whole == 1, 5)
