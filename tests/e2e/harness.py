@@ -120,7 +120,8 @@ class Sidecar:
         return f"{self.url}/v1"
 
     def pid(self, name: str) -> int:
-        return int(self.state["processes"][name])
+        """It may just be starting."""
+        return int(wait_for(f"{name} runs", lambda: self.state["processes"].get(name)))
 
     def signal(self, name: str, number: int) -> None:
         os.kill(self.pid(name), number)

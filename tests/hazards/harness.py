@@ -86,7 +86,7 @@ class Sidecar:
         return state
 
     def pid(self, name: str) -> int:
-        return int(self.state()["processes"][name])
+        return int(wait_for(lambda: self.state()["processes"].get(name), 5))
 
     def proxy_pid(self) -> int:
         return self.pid("proxy")
