@@ -37,10 +37,8 @@ def remember(root: Path, policy: Path | None) -> None:
         file.write(said)
 
 
-def policy_file(root: Path, given: Path | None) -> Path | None:
-    """`given`, else what is remembered; None: the defaults. Raises ConfigError."""
-    if given is not None:
-        return given
+def policy_file(root: Path) -> Path | None:
+    """What is remembered; None: the defaults. Raises ConfigError."""
     path = root / _NAME
     try:
         found = json.loads(path.read_bytes())["policy"]
@@ -57,7 +55,7 @@ def policy_file(root: Path, given: Path | None) -> Path | None:
 def left_behind(root: Path) -> Path | None:
     """What a sidecar that is started without a policy goes by no more."""
     try:
-        return policy_file(root, None)
+        return policy_file(root)
     except ConfigError:  # nobody can tell
         return None
 
@@ -65,11 +63,11 @@ def left_behind(root: Path) -> Path | None:
 def policy_of(root: Path, given: Path | None) -> Policy:
     """What a command has to go by. Raises ConfigError: a file that is gone or wrong by now is no
     reason to go by the defaults, which keep more."""
-    path = policy_file(root, given)
-    if path is None:
-        return Policy()
     if given is not None:
         return load(given)
+    path = policy_file(root)
+    if path is None:
+        return Policy()
     try:
         return load(path)
     except ConfigError as error:

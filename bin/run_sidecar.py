@@ -233,7 +233,7 @@ def _remembered(root: Path) -> Path | None:
     alone. Raises SidecarError."""
     try:
         policy_of(root, None)
-        return policy_file(root, None)
+        return policy_file(root)
     except ConfigError as error:
         raise SidecarError(str(error)) from None
 

@@ -27,7 +27,7 @@ else:
 
 __all__ = [
     "Connection", "DatabaseError", "chance_of_retry", "configure", "connect", "file_of",
-    "files_of", "is_corrupt", "is_ready", "iso", "leave_behind", "newest_aside", "private",
+    "files_of", "is_corrupt", "is_ready", "iso", "leave_behind", "private",
     "reading", "recorded_in", "say", "set_aside", "sqlite3", "transaction",
 ]  # fmt: skip
 
@@ -148,12 +148,6 @@ def set_aside(database: Path, why: str) -> Path:
             part.rename(aside.with_name(aside.name + suffix))
     say(f"DATABASE UNUSABLE ({why}): kept as {aside}; starting a new, empty one")
     return aside
-
-
-def newest_aside(database: Path) -> Path:
-    """The file that was last set aside; there is one."""
-    found = database.parent.glob(f"{database.name}.corrupt-*Z")
-    return max(found, key=lambda path: path.name)
 
 
 def recorded_in(aside: Path) -> int | None:

@@ -24,8 +24,10 @@ from policies.policy import Policy
 from policies.privacy import MODES, Mode, mode_for, stricter
 from policies.spool import ALIVE_FILE, BATCH, Event, Kind, pack
 from store.database import reading
+from store.groups import CONTENT_KINDS
 from store.import_run import PREFIX, RunWriter, is_readable
 from store.locks import is_held
+from store.recording import without_origin
 from store.spool_reader import Position, read, segment_path, segments
 from store.values import Json, count_of, dumped, headers_of, json_object, text_of
 
@@ -33,9 +35,7 @@ _CHUNK: Final = 1 << 20
 _DIGEST_BYTES: Final = 8
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_NAME: Final = 60
-_BODIES: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY, Kind.SOCKET)
 _UNKNOWN: Final = pack(0, bytes(16), 0.0, b"")  # a record of no kind
-_ORIGIN: Final = re.compile(r"http://[^/]*", re.IGNORECASE)  # RFC 9112 section 3.2.2
 
 
 class Refused(ValueError):
@@ -207,7 +207,7 @@ class _Sieve:
         mode = self._modes.get(event.exchange)
         if event.kind is Kind.CLOSED:
             self._modes.pop(event.exchange, None)
-        if mode == "off" or (mode == "metadata" and event.kind in _BODIES):
+        if mode == "off" or (mode == "metadata" and event.kind in CONTENT_KINDS):
             return None
         if mode is None or event.kind is Kind.OPENED:
             return b""
@@ -241,7 +241,7 @@ class _Sieve:
         tenant = tenant_of(headers, text_of(opened.get("key")), self.policy.identity)
         path = (text_of(opened.get("target")) or "").partition("?")[0]
         if "host" in opened:  # a client named it, perhaps in front of the path
-            path = _ORIGIN.sub("", path, count=1) or "/"
+            path = without_origin(path) or "/"
         return mode_for(privacy, tenant, path)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from policies.spool import Event, Kind
 
 BODY_KINDS: Final = (Kind.REQUEST_BODY, Kind.RESPONSE_BODY)
+CONTENT_KINDS: Final = (*BODY_KINDS, Kind.SOCKET)  # all that holds what was said
 
 
 def grouped(events: Iterable[Event]) -> list[list[Event]]:

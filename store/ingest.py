@@ -20,7 +20,7 @@ from policies.spool import Event, Kind
 from store import counted_once, daily
 from store.cutting import Parts
 from store.database import Connection, chance_of_retry, is_corrupt, iso, transaction
-from store.groups import BODY_KINDS, grouped, merged
+from store.groups import CONTENT_KINDS, grouped, merged
 from store.media import File
 from store.media import write as write_file
 from store.rate_limits import RateLimits
@@ -435,7 +435,7 @@ def _fault(exchange: str, error: Exception) -> str:
 
 def _bare_rows(run: str, exchange: bytes, events: list[Event], recording: Recording) -> list[Rows]:
     """Without the bodies, which could not be made sense of."""
-    heads = [e for e in events if e.kind not in (*BODY_KINDS, Kind.SOCKET)]
+    heads = [e for e in events if e.kind not in CONTENT_KINDS]
     found = whole(build(run, exchange, heads, recording))
     for rows in found:
         rows.exchange["complete"] = 0

@@ -18,7 +18,6 @@ from store.database import (
     file_of,
     files_of,
     leave_behind,
-    newest_aside,
     recorded_in,
     say,
     set_aside,
@@ -67,13 +66,13 @@ class Keeper:
     def open(self) -> bool:
         self._home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._disconnect()  # of an attempt that came half the way
-        before = file_of(self._home.database)
-        self._connection = schema.prepare(self._home.database)
+        asides: list[Path] = []
+        self._connection = schema.prepare(self._home.database, asides.append)
         ingest = Ingest(self._connection, self._recording, self._home.files)
         ingest.forget_missing({run.name for run in spool_reader.runs(self._home.spool)})
         self._files = files_of(self._home.database)
-        if before not in (None, self._files[""]):
-            ingest.note("database_set_aside", _set_aside(newest_aside(self._home.database)))
+        for aside in asides:
+            ingest.note("database_set_aside", _set_aside(aside))
         self._desk = Desk(self._connection, ingest, self._recording, self._home, self.step)
         self._changes = -1
         self._ingest = ingest

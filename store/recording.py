@@ -65,7 +65,7 @@ class Recording:
         """Without what led to its upstream: the prefix of a route, or what stands before the path
         where a client named the host."""
         if is_named:
-            return _ABSOLUTE.sub("", path, count=1)
+            return without_origin(path)
         return next((path[len(prefix) :] for prefix, _ in self.hosts if _owns(prefix, path)), path)
 
     def hashed(self, value: str) -> str:
@@ -74,6 +74,11 @@ class Recording:
 
     def redaction(self, mode: object) -> Redaction:
         return self.private if mode == "redacted" else self.credentials
+
+
+def without_origin(target: str) -> str:
+    """The path of a target that may be a whole URL, as a client of a forward proxy sends it."""
+    return _ABSOLUTE.sub("", target, count=1)
 
 
 def _owns(prefix: str, path: str) -> bool:

@@ -7,6 +7,7 @@ shadow hands over stay seconds since the epoch, so that they come back exactly a
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -305,17 +306,19 @@ class _NotOurs(Exception):
     pass
 
 
-def prepare(database: Path) -> Connection:
-    """Open for writing, migrated and sound. What can't be used is set aside; newer is refused."""
+def prepare(database: Path, told: Callable[[Path], object] = lambda aside: None) -> Connection:
+    """Open for writing, migrated and sound. What can't be used is set aside, and `told` hears as
+    which file; newer is refused."""
     _refuse_newer_file(database)
     try:
         return _open(database)
     except _NotOurs as error:
-        set_aside(database, str(error))
+        why = str(error)
     except DatabaseError as error:
         if not is_corrupt(error):
             raise
-        set_aside(database, str(error))
+        why = str(error)
+    told(set_aside(database, why))
     return _open(database)
 
 

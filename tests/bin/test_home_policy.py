@@ -78,7 +78,7 @@ def test_the_file_is_named_in_full_and_read_anew(
     monkeypatch.chdir(tmp_path)
     remember(at.root, Path("policy.yaml"))
     monkeypatch.chdir("/")
-    assert policy_file(at.root, None) == file
+    assert policy_file(at.root) == file
     assert policy_of(at.root, None).workers == 2
     file.write_text("workers: 3")
     assert policy_of(at.root, None).workers == 3
@@ -139,13 +139,13 @@ def test_a_serve_that_could_start_is_remembered(at: Home, tmp_path: Path) -> Non
     with Sidecar(at.root, {}):
         pass
     served = tmp_path / f"{at.root.name}-policy.yaml"
-    assert policy_file(at.root, None) == served
+    assert policy_file(at.root) == served
     other = written(tmp_path / "other.yaml", "")
     command = [sys.executable, "-P", "-m", "bin.cli", "serve", "--home", str(at.root)]
     command += ["--policy", str(other), "--listen", "0.0.0.0:0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 2 and "others could use it" in refused.stderr
-    assert policy_file(at.root, None) == served
+    assert policy_file(at.root) == served
 
 
 def test_a_serve_that_can_not_be_remembered_starts_and_says_so(at: Home) -> None:
@@ -174,7 +174,7 @@ def test_a_serve_that_goes_by_less_than_the_last_says_so(at: Home, tmp_path: Pat
     assert log.read_text() == (
         f"understudy: the last start of this home went by {served}; this one goes by the defaults\n"
     )
-    assert policy_file(at.root, None) is None
+    assert policy_file(at.root) is None
 
 
 def test_a_run_starts_the_sidecar_as_it_was_started_last(at: Home, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_run_starts_the_sidecar_as_it_was_started_last(at: Home, tmp_path: Pat
         assert run.end() == 0, run.complaint
     assert orjson.loads(run.out.read_bytes())["upstream"] == "http://127.0.0.1:9"
     assert "it is replaced" in run.complaint and "relaying to" not in run.complaint
-    assert policy_file(at.root, None) == file
+    assert policy_file(at.root) == file
     assert "the defaults" not in (at.root / "serve.log").read_text()
 
 
